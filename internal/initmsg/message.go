@@ -1,0 +1,227 @@
+// Package initmsg is the message that the low-level runtime hands to its init:
+// everything a process needs from clone to execve, resolved in advance, so that
+// the init decides nothing. It is a private format between two programs of one
+// build; its first byte is the version.
+package initmsg
+
+import "fmt"
+
+// Version is the first byte of every encoded message.
+const Version = 1
+
+// Fixed descriptors of the init; files that the message refers to follow from FirstFile on.
+const (
+	FDMessage = 3 // the encoded message, read to its end
+	FDSync    = 4 // errors and progress to the parent; closed by a successful execve
+	FirstFile = 5
+)
+
+// NoFile says that an optional file index is not set. Other values index the
+// files handed over after FirstFile: descriptor FirstFile+n.
+const NoFile = -1
+
+// Mode is what the init is to become.
+type Mode uint32
+
+// Modes.
+const (
+	// ModeContainer sets up a root file system and executes the workload.
+	ModeContainer Mode = iota
+	// ModeExec joins a running container and executes another process in it.
+	ModeExec
+	// ModePodInit stays as PID 1 of a pod's shared PID namespace: it reaps, and ends on SIGTERM.
+	ModePodInit
+)
+
+// Namespace is one to join by descriptor or path; Path is opened in the host's mount namespace.
+type Namespace struct {
+	Type uint64 // a CLONE_NEW… flag
+	Path string
+	File int32 // or NoFile
+}
+
+// Mount is one mount below the new root, done in order with the new mount API.
+type Mount struct {
+	// FSType is the type for fsopen(2). Empty: a bind mount of Source or File.
+	FSType string
+	// Source is a host path for a bind mount, else the file system's source option.
+	Source string
+	// File is a detached mount (open_tree or fsmount) to be attached, or NoFile.
+	File int32
+	// Target is resolved inside the new root; missing parts are created.
+	Target string
+	// Recursive binds the tree below Source (rbind).
+	Recursive bool
+	// AttrSet and AttrClear are MOUNT_ATTR_… of mount_setattr(2) for this mount;
+	// RecAttrSet and RecAttrClear apply to every mount below it too (rro, rnosuid, …).
+	AttrSet, AttrClear, RecAttrSet, RecAttrClear uint64
+	// Propagation is an MS_SHARED, MS_SLAVE, MS_PRIVATE or MS_UNBINDABLE, with MS_REC or not; 0 leaves it.
+	Propagation uint64
+	// Options are fsconfig(2) settings, "key" or "key=value".
+	Options []string
+	// TmpCopyUp fills a new tmpfs with what the image has at Target.
+	TmpCopyUp bool
+	// CreateMode is the mode of a target that has to be created.
+	CreateMode uint32
+	// Optional mounts that the kernel refuses (a missing controller, say) are left out.
+	Optional bool
+	// NoFollow refuses a target whose last part is a symbolic link.
+	NoFollow bool
+}
+
+// Device is a node to be made under the new root.
+type Device struct {
+	Path         string
+	Mode         uint32 // type and permissions, as for mknod(2)
+	Major, Minor uint32
+	UID, GID     uint32
+	// Bind binds the host's node of this path instead of mknod (user namespaces).
+	Bind string
+}
+
+// Symlink is a link to be made under the new root, if nothing is there.
+type Symlink struct{ Target, Path string }
+
+// Rlimit is a resource limit: Resource is an RLIMIT_… number.
+type Rlimit struct {
+	Resource   uint32
+	Soft, Hard uint64
+}
+
+// Sysctl is written below /proc/sys through a private procfs handle. Name uses slashes.
+type Sysctl struct{ Name, Value string }
+
+// Capabilities are the five sets as bit masks of capability numbers.
+type Capabilities struct{ Effective, Permitted, Inheritable, Bounding, Ambient uint64 }
+
+// Scheduler is sched_setattr(2)'s arguments.
+type Scheduler struct {
+	Policy                    uint32
+	Flags                     uint64
+	Nice                      int32
+	Priority                  uint32
+	Runtime, Deadline, Period uint64
+}
+
+// Process is what is executed in the end, and with which rights.
+type Process struct {
+	Args []string
+	Env  []string
+	Cwd  string
+	// CreateCwd makes a missing working directory.
+	CreateCwd    bool
+	UID, GID     uint32
+	Groups       []uint32
+	Umask        *uint32
+	Caps         *Capabilities // nil keeps all
+	NoNewPrivs   bool
+	Rlimits      []Rlimit
+	OOMScoreAdj  *int32
+	Seccomp      []byte // struct sock_filter[], native byte order
+	SeccompFlags uint32
+	// SeccompListener sends the notify descriptor to this unix socket path, with SeccompState as JSON.
+	SeccompListener string
+	SeccompState    []byte
+	AppArmor        string
+	SELinux         string
+	// Terminal: the init opens a terminal pair in the container's own devpts, sends the
+	// master over the unix socket ConsoleFile, and makes the slave its stdio and controlling terminal.
+	Terminal    bool
+	ConsoleFile int32
+	ConsoleRows uint32
+	ConsoleCols uint32
+	Scheduler   *Scheduler
+	IOPriority  *uint32 // ioprio value of ioprio_set(2)
+	Personality *uint32
+	Affinity    []uint64 // CPU mask words for sched_setaffinity(2); empty leaves it
+	NUMAMode    *uint32  // set_mempolicy(2) mode with flags
+	NUMAMask    []uint64
+	// ExtraFiles files from index FirstExtra on become the workload's descriptors 3, 4, …
+	FirstExtra int32
+	ExtraFiles uint32
+}
+
+// Root is the new root file system.
+type Root struct {
+	// File is a detached mount to become the root, or NoFile: Path is bound then.
+	File int32
+	Path string
+	// Staging is an empty host directory on which the new root is put before
+	// pivot_root(2); it is only seen inside the new mount namespace.
+	Staging string
+	// Readonly makes the root read-only after everything below it was set up.
+	Readonly bool
+	// Propagation of the whole tree before anything is mounted (MS_SLAVE|MS_REC by default).
+	Propagation uint64
+	// FinalPropagation is rootfsPropagation of the spec, applied after the pivot; 0 leaves it.
+	FinalPropagation uint64
+	// NoPivot uses MS_MOVE and chroot, for a root on the initramfs.
+	NoPivot bool
+}
+
+// Hook is an OCI hook that runs inside the container's namespaces, or just before the pivot.
+type Hook struct {
+	Path    string
+	Args    []string
+	Env     []string
+	Timeout uint64 // seconds; 0 waits for ever
+}
+
+// Message is the whole instruction.
+type Message struct {
+	Mode Mode
+	// CgroupTasks are files that the init writes "0" to with its main thread, before
+	// anything else (cgroup v1; on v2 it was cloned into its group).
+	CgroupTasks []string
+	// Join are namespaces to enter, in order, before New ones are made.
+	Join []Namespace
+	// Unshare are CLONE_NEW… flags for unshare(2) after the cgroup was entered.
+	Unshare uint64
+	// TimeOffsets are lines for /proc/self/timens_offsets, "monotonic 5 0".
+	TimeOffsets []string
+	Hostname    string
+	Domainname  string
+	Sysctls     []Sysctl
+	Root        *Root
+	Mounts      []Mount
+	Devices     []Device
+	Symlinks    []Symlink
+	Masked      []string
+	Readonly    []string
+	// Hooks that the init itself runs; State is the OCI state on their standard input.
+	CreateContainerHooks []Hook
+	StartContainerHooks  []Hook
+	State                []byte
+	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init opens it for
+	// writing, which blocks until the other side reads: the gate between create and start.
+	StartFile int32
+	Process   Process
+}
+
+// Encode returns the message as bytes.
+func Encode(m *Message) ([]byte, error) {
+	c := &codec{buf: make([]byte, 0, 4096)}
+	c.buf = append(c.buf, Version)
+	m.code(c)
+	return c.buf, c.err
+}
+
+// Decode reads a message that Encode wrote. Byte slices alias data.
+func Decode(data []byte) (*Message, error) {
+	if len(data) == 0 {
+		return nil, fmt.Errorf("init message: %w", errShort)
+	}
+	if data[0] != Version {
+		return nil, fmt.Errorf("init message: version %d, want %d", data[0], Version)
+	}
+	c := &codec{buf: data[1:], reading: true}
+	m := new(Message)
+	m.code(c)
+	if c.err != nil {
+		return nil, fmt.Errorf("init message: %w", c.err)
+	}
+	if len(c.buf) != 0 {
+		return nil, fmt.Errorf("init message: %d bytes too many", len(c.buf))
+	}
+	return m, nil
+}

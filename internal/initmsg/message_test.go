@@ -1,0 +1,118 @@
+package initmsg
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"reflect"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// fill sets every field of v, so that a field that fields.go forgets is noticed.
+func fill(v reflect.Value, r *rand.Rand) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), r)
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(v.Field(i), r)
+		}
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range 2 {
+			fill(v.Index(i), r)
+		}
+	case reflect.String:
+		v.SetString(string(rune('a' + r.IntN(26))))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int32, reflect.Int64:
+		v.SetInt(-1 - int64(r.IntN(1000)))
+	case reflect.Uint8:
+		v.SetUint(uint64(1 + r.IntN(255)))
+	default:
+		v.SetUint(uint64(1 + r.Uint32N(1<<31)))
+	}
+}
+
+func full() *Message {
+	m := new(Message)
+	fill(reflect.ValueOf(m).Elem(), rand.New(rand.NewPCG(1, 2)))
+	return m
+}
+
+func TestRoundTrip(t *testing.T) {
+	for name, want := range map[string]*Message{"empty": {}, "full": full()} {
+		data, err := Encode(want)
+		if err != nil {
+			t.Fatalf("Encode(%s) = %v", name, err)
+		}
+		got, err := Decode(data)
+		if err != nil {
+			t.Fatalf("Decode(%s) = %v", name, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: -want +got\n%s", name, diff)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	data, err := Encode(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range data {
+		if _, err := Decode(data[:n]); err == nil {
+			t.Fatalf("Decode of the first %d bytes: want error", n)
+		}
+	}
+	if _, err := Decode(append(bytes.Clone(data), 0)); err == nil {
+		t.Error("Decode with a byte too many: want error")
+	}
+	data[0]++
+	if _, err := Decode(data); err == nil {
+		t.Error("Decode of another version: want error")
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, m := range []*Message{{}, full()} {
+		data, err := Encode(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := Decode(data)
+		if err != nil {
+			return
+		}
+		again, err := Encode(m)
+		if err != nil {
+			t.Fatalf("Encode of a decoded message: %v", err)
+		}
+		m2, err := Decode(again)
+		if err != nil {
+			t.Fatalf("Decode of an encoded message: %v", err)
+		}
+		if diff := cmp.Diff(m, m2); diff != "" {
+			t.Errorf("second round differs:\n%s", diff)
+		}
+	})
+}
+
+func BenchmarkDecode(b *testing.B) {
+	data, err := Encode(full())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := Decode(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
