@@ -1,0 +1,125 @@
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// Op is what a request asks for.
+type Op string
+
+// Operations of a supervisor.
+const (
+	OpHello     Op = "hello"      // reply: Hello
+	OpLaunch    Op = "launch"     // reply: PID, and a pidfd beside the frame
+	OpSignal    Op = "signal"     // nil error when the process has ended already
+	OpResize    Op = "resize"     // terminal size
+	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr as Roles say
+	OpReopenLog Op = "reopen-log" // descriptor: the new log file
+	OpList      Op = "list"       // reply: Processes, from After on in order of ID
+	OpPidfd     Op = "pidfd"      // reply: a pidfd beside the frame
+	OpForget    Op = "forget"     // drop what is remembered of an ended process
+	OpQuit      Op = "quit"       // end the supervisor; refused while it has processes
+)
+
+// Role says what a descriptor beside a frame is for.
+type Role string
+
+// Roles of descriptors. RoleFile may stand several times: those become the init's
+// files in order.
+const (
+	RoleMessage Role = "message" // the init's message
+	RoleFile    Role = "file"
+	RoleCgroup  Role = "cgroup" // cgroup v2 directory for CLONE_INTO_CGROUP
+	RoleLog     Role = "log"
+	RoleStdin   Role = "stdin"
+	RoleStdout  Role = "stdout"
+	RoleStderr  Role = "stderr"
+	RoleConsole Role = "console" // unix socket that receives an exec's terminal
+)
+
+// Request is a frame from the daemon. Seq is not 0 and names the reply.
+type Request struct {
+	Seq    uint64  `json:"seq"`
+	Op     Op      `json:"op"`
+	ID     string  `json:"id,omitempty"` // the process (container or exec ID) that it is about
+	Roles  []Role  `json:"roles,omitempty"`
+	Launch *Launch `json:"launch,omitempty"`
+	Signal int     `json:"signal,omitempty"`
+	Rows   uint16  `json:"rows,omitempty"`
+	Cols   uint16  `json:"cols,omitempty"`
+	After  string  `json:"after,omitempty"`
+}
+
+// Launch starts a process through the init.
+type Launch struct {
+	// Pod is the pod's ID, for OpList.
+	Pod string `json:"pod,omitempty"`
+	// CloneFlags are CLONE_NEW… flags.
+	CloneFlags uint64 `json:"clone_flags,omitempty"`
+	// PIDNamespaceOf is the ID of a process of this supervisor whose PID namespace is joined.
+	PIDNamespaceOf string `json:"pid_namespace_of,omitempty"`
+	// Logged processes (containers) have their output written to the log in the CRI's
+	// format. Others (execs) get the descriptors with the roles stdin, stdout and stderr.
+	Logged    bool `json:"logged,omitempty"`
+	Stdin     bool `json:"stdin,omitempty"`
+	StdinOnce bool `json:"stdin_once,omitempty"`
+	// Terminal: the init sends the master of its terminal over a socket that is
+	// the last of its files: for Logged processes the supervisor makes and reads it.
+	Terminal bool `json:"terminal,omitempty"`
+	// MaxLine is the length in bytes at which a log line is split; 0 is 16384.
+	MaxLine int `json:"max_line,omitempty"`
+	// ExitFile is written before the exit is told; empty for none.
+	ExitFile string `json:"exit_file,omitempty"`
+	// OOMFile holds the cgroup's oom_kill counter.
+	OOMFile string `json:"oom_file,omitempty"`
+	// KillGroup are cgroup directories whose processes are killed when the process has ended:
+	// for a container without a PID namespace of its own. On cgroup v2 the one directory.
+	KillGroup []string `json:"kill_group,omitempty"`
+}
+
+// Reply is a frame from the supervisor: an answer, or an event with Seq 0.
+type Reply struct {
+	Seq       uint64    `json:"seq,omitempty"`
+	Err       *Error    `json:"err,omitempty"`
+	Hello     *Hello    `json:"hello,omitempty"`
+	PID       int       `json:"pid,omitempty"`
+	Processes []Process `json:"processes,omitempty"`
+	More      bool      `json:"more,omitempty"`
+	Exit      *Exit     `json:"exit,omitempty"` // event, and in ExitFile
+}
+
+// Hello says who a supervisor is.
+type Hello struct {
+	PID     int    `json:"pid"`
+	Release string `json:"release"`
+}
+
+// Process is one that a supervisor started. Exit is set once it has ended.
+type Process struct {
+	ID   string `json:"id"`
+	Pod  string `json:"pod,omitempty"`
+	PID  int    `json:"pid"`
+	Exit *Exit  `json:"exit,omitempty"`
+}
+
+// Exit is how a process ended; it is also the content of an exit file.
+type Exit struct {
+	ID string `json:"id"`
+	// Code is the exit status, or 128 and the signal's number.
+	Code   int       `json:"code"`
+	Signal int       `json:"signal,omitempty"`
+	OOM    bool      `json:"oom,omitempty"` // the kernel's OOM killer struck in its cgroup
+	At     time.Time `json:"at"`
+}
+
+// Error is a failed request. Stage is where: "frame", "launch", "init", …
+type Error struct {
+	Stage string `json:"stage"`
+	Text  string `json:"text"`
+	Errno int    `json:"errno,omitempty"`
+	// NotFound: there is no process of that ID.
+	NotFound bool `json:"not_found,omitempty"`
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Stage, e.Text) }
