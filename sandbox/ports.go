@@ -1,0 +1,99 @@
+package sandbox
+
+import (
+	"context"
+	"net/netip"
+	"os"
+
+	"github.com/cri-shim/cri-shim/internal/workload"
+)
+
+// Network attaches pods to networks.
+type Network interface {
+	// Setup attaches the pod's network namespace and returns its addresses, the primary one first.
+	Setup(ctx context.Context, p *Pod) ([]netip.Addr, error)
+	// Teardown undoes Setup; nil when already gone.
+	Teardown(ctx context.Context, p *Pod) error
+	// Ready is nil when pods can be attached, else it says why not.
+	Ready(ctx context.Context) error
+	// Collect frees what is attached for pods that are not among live.
+	Collect(ctx context.Context, live []*Pod) error
+}
+
+// Images resolves images and mounts root file systems.
+type Images interface {
+	// Resolve finds a local image by reference or ID.
+	Resolve(ref string) (*Image, error)
+	// Hold keeps an image from being collected until Release, for a container ID.
+	Hold(imageID, owner string) error
+	Release(owner string)
+	// Rootfs returns a detached mount of the container's root; dir is its own folder.
+	Rootfs(ctx context.Context, c *Container, dir string) (*os.File, error)
+}
+
+// Image is what a container needs to know of its image.
+type Image struct {
+	ID         string // "sha256:…"
+	Ref        string // a repository digest, else a tag, else the ID
+	StopSignal string
+	Volumes    []string
+}
+
+// Runtime turns pods and containers into processes to be launched. The processes
+// themselves are made by supervisors.
+type Runtime interface {
+	// Check refuses, at creation, what could never be launched.
+	Check(p *Pod, c *Container) error
+	// Prepare makes the cgroup and everything that a launch needs. On error nothing is left.
+	Prepare(ctx context.Context, p *Pod, c *Container, env Environment) (*Launch, error)
+	// PrepareExec makes what another process in a running container needs.
+	PrepareExec(ctx context.Context, p *Pod, c *Container, e ExecSpec) (*Launch, error)
+	// PodInit makes what the init of a pod's shared PID namespace needs.
+	PodInit(ctx context.Context, p *Pod) (*Launch, error)
+	// Cleanup kills what is left in the container's cgroup and removes it; nil when gone.
+	Cleanup(ctx context.Context, p *Pod, c *Container) error
+	// CleanupPod does the same for the pod's own.
+	CleanupPod(ctx context.Context, p *Pod) error
+}
+
+// Environment is what the manager made for a container before it is launched.
+type Environment struct {
+	Root       *os.File          // the mounted root
+	Namespaces map[string]string // "network", "ipc", "uts" to a path, "" for the node's
+	ResolvConf string            // host paths of files to be bound
+	Hostname   string
+	Hosts      string
+	Shm        string
+	Dir        string            // the container's own folder, on disk
+	Volumes    map[string]string // image VOLUMEs: path in the container to path on the host
+}
+
+// ExecSpec is a process to be run in a running container.
+type ExecSpec struct {
+	Command  []string
+	Terminal bool
+	PID      int // of the container's first process
+}
+
+// Launch is a process ready to be made by a supervisor. Close it when done.
+type Launch struct {
+	Message    []byte
+	Files      []*os.File
+	Cgroup     *os.File // cgroup v2 directory, else nil
+	CloneFlags uint64
+	// JoinPID: the process is made in the PID namespace of the pod's init, of the target
+	// container, or (exec) of the container itself; the manager knows whose.
+	JoinPID   bool
+	OOMFile   string
+	KillGroup []string
+	User      *workload.User
+}
+
+// Close closes the files of the launch.
+func (l *Launch) Close() {
+	for _, f := range append(l.Files, l.Cgroup) {
+		if f != nil {
+			f.Close()
+		}
+	}
+}
