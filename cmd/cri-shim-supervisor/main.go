@@ -1,0 +1,40 @@
+// Command cri-shim-supervisor holds the processes of some pods for the daemon,
+// which starts it with a listening socket as descriptor 3 and the init program as 4.
+// Its arguments are cgroup.procs files of the cgroup that it is to live in.
+package main
+
+import (
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/sandbox/supervisor"
+)
+
+// memoryLimit is where the garbage collector stops trading memory for time.
+const memoryLimit = 8 << 20
+
+func main() {
+	debug.SetMemoryLimit(memoryLimit)
+	debug.SetGCPercent(50)
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := run(log); err != nil {
+		log.Error("supervisor ends", "err", err)
+		os.Exit(1)
+	}
+}
+
+func run(log *slog.Logger) error {
+	for _, procs := range os.Args[1:] {
+		if err := os.WriteFile(procs, []byte("0"), 0); err != nil {
+			return err
+		}
+	}
+	return supervisor.Run(supervisor.Config{
+		Listener: os.NewFile(3, "listener"),
+		Init:     os.NewFile(4, "init"),
+		Release:  version.Version,
+		Log:      log,
+	})
+}

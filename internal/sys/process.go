@@ -1,0 +1,170 @@
+package sys
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Subreaper makes orphans below this process its children (prctl(2), PR_SET_CHILD_SUBREAPER).
+func Subreaper() error {
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))
+}
+
+// NotDumpable keeps other processes from tracing this one and from opening what it holds.
+func NotDumpable() error {
+	return os.NewSyscallError("prctl", unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0))
+}
+
+// Reaped is a child that has ended.
+type Reaped struct {
+	PID    int
+	Status syscall.WaitStatus
+}
+
+// Reap collects one ended child of any kind; ok is false when there is none now.
+func Reap() (r Reaped, ok bool) {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, unix.WNOHANG|unix.WALL, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || pid <= 0 {
+			return Reaped{}, false
+		}
+		return Reaped{PID: pid, Status: syscall.WaitStatus(status)}, true
+	}
+}
+
+// PidfdOpen returns a pidfd for a process, whether it is a child or not.
+func PidfdOpen(pid int) (*os.File, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("pidfd of %d: %w", pid, err)
+	}
+	return os.NewFile(uintptr(fd), "pidfd"), nil
+}
+
+// PidfdSignal sends a signal; nil when the process has ended already.
+func PidfdSignal(pidfd *os.File, signal syscall.Signal) error {
+	err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.Signal(signal), nil, 0)
+	runtime.KeepAlive(pidfd)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return os.NewSyscallError("pidfd_send_signal", err)
+}
+
+// PidfdAlive reports whether the process still runs.
+func PidfdAlive(pidfd *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(pidfd.Fd()), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, 0)
+	runtime.KeepAlive(pidfd)
+	return err == nil && n == 0
+}
+
+// PidfdExit asks the kernel how an ended process ended (PIDFD_GET_INFO, Linux 6.15); any
+// holder of the pidfd may. An older kernel gives errors.ErrUnsupported, a
+// process that has not ended ErrRunning.
+func PidfdExit(pidfd *os.File) (syscall.WaitStatus, error) {
+	info := &unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	err := unix.IoctlPidfdInfo(int(pidfd.Fd()), info)
+	runtime.KeepAlive(pidfd)
+	switch {
+	case err == unix.ENOTTY || err == unix.EINVAL:
+		return 0, fmt.Errorf("exit status from a pidfd needs Linux 6.15: %w", errors.ErrUnsupported)
+	case err != nil && err != unix.ESRCH:
+		return 0, os.NewSyscallError("PIDFD_GET_INFO", err)
+	case err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0:
+		return syscall.WaitStatus(info.Exit_code), nil
+	case PidfdAlive(pidfd):
+		return 0, ErrRunning
+	}
+	return 0, fmt.Errorf("the kernel kept no exit status: %w", errors.ErrUnsupported)
+}
+
+// ErrRunning says that a process has not ended.
+var ErrRunning = errors.New("process still runs")
+
+// ExitCode turns a wait status into the shell's convention: the exit code, or 128 and the signal.
+func ExitCode(s syscall.WaitStatus) (code, signal int) {
+	if s.Signaled() {
+		return 128 + int(s.Signal()), int(s.Signal())
+	}
+	return s.ExitStatus(), 0
+}
+
+// BootID returns the kernel's random boot ID: it differs after every reboot.
+func BootID() (string, error) {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	if len(data) < 36 {
+		return "", errors.New("/proc/sys/kernel/random/boot_id is short")
+	}
+	return string(data[:36]), nil
+}
+
+// Memfd returns an anonymous file with data in it, positioned at its start and sealed.
+func Memfd(name string, data []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if _, err := f.WriteAt(data, 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	seals := unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
+		f.Close()
+		return nil, os.NewSyscallError("seal", err)
+	}
+	return f, nil
+}
+
+// Winsize sets a terminal's size in characters.
+func Winsize(tty *os.File, rows, cols uint16) error {
+	err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
+	runtime.KeepAlive(tty)
+	return os.NewSyscallError("TIOCSWINSZ", err)
+}
+
+// Pipe returns a pipe: r does not block and uses the poller; w is an ordinary blocking
+// end for another process. reverse gives the poller the writing end instead.
+func Pipe(reverse bool) (r, w *os.File, err error) {
+	var p [2]int
+	if err := unix.Pipe2(p[:], unix.O_CLOEXEC); err != nil {
+		return nil, nil, os.NewSyscallError("pipe2", err)
+	}
+	ours := p[0]
+	if reverse {
+		ours = p[1]
+	}
+	if err := unix.SetNonblock(ours, true); err != nil {
+		unix.Close(p[0])
+		unix.Close(p[1])
+		return nil, nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(p[0]), "pipe"), os.NewFile(uintptr(p[1]), "pipe"), nil
+}
+
+// Dup duplicates a descriptor.
+func Dup(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	runtime.KeepAlive(f)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}

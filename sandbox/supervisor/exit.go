@@ -1,0 +1,112 @@
+package supervisor
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// ended runs once for each process, after it was reaped: kill what it left behind, take
+// the rest of its output, write the exit file, and only then tell.
+func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
+	at := time.Now()
+	<-p.started
+	s.mu.Lock()
+	failed := p.failed
+	if failed {
+		delete(s.processes, p.id)
+	}
+	s.mu.Unlock()
+	if failed { // the launch's error has told it
+		p.pidfd.Close()
+		p.log.close()
+		return
+	}
+	for _, dir := range p.launch.KillGroup {
+		if err := killGroup(dir); err != nil {
+			s.cfg.Log.Error("kill what a container left", "ctr", p.id, "cgroup", dir, "err", err)
+		}
+	}
+	p.drain()
+	code, sig := sys.ExitCode(status)
+	exit := &api.Exit{ID: p.id, Code: code, Signal: sig, OOM: oomKilled(p.launch.OOMFile), At: at}
+	if f := p.launch.ExitFile; f != "" {
+		if err := writeExit(f, exit); err != nil {
+			s.cfg.Log.Error("write exit file", "ctr", p.id, "file", f, "err", err)
+		}
+	}
+	s.mu.Lock()
+	p.exit = exit
+	for ses := range s.sessions {
+		ses.event(api.Reply{Exit: exit})
+	}
+	s.mu.Unlock()
+	if p.mounts != nil {
+		p.mounts.Close() // the kernel now takes the container's mounts apart
+	}
+}
+
+// writeExit makes the exit file by rename, so that a reader sees all of it or nothing.
+func writeExit(path string, exit *api.Exit) error {
+	data, err := json.Marshal(exit)
+	if err != nil {
+		return err
+	}
+	tmp := path + ".tmp"
+	if err := os.WriteFile(tmp, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}
+
+// oomKilled reads the oom_kill counter of memory.events (v2) or memory.oom_control (v1).
+func oomKilled(path string) bool {
+	if path == "" {
+		return false
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	for line := range bytes.Lines(data) {
+		if v, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
+			n, err := strconv.ParseUint(string(bytes.TrimSpace(v)), 10, 64)
+			return err == nil && n > 0
+		}
+	}
+	return false
+}
+
+// killRounds bounds how often the processes of a v1 group are read and killed again.
+const killRounds = 50
+
+// killGroup kills every process in a cgroup: cgroup.kill where the kernel has it,
+// else each one until none is left.
+func killGroup(dir string) error {
+	err := os.WriteFile(dir+"/cgroup.kill", []byte("1"), 0)
+	if err == nil || !os.IsNotExist(err) && !os.IsPermission(err) {
+		return err
+	}
+	for range killRounds {
+		data, err := os.ReadFile(dir + "/cgroup.procs")
+		if os.IsNotExist(err) || err == nil && len(data) == 0 {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, word := range bytes.Fields(data) {
+			if pid, err := strconv.Atoi(string(word)); err == nil && pid > 1 {
+				syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return os.ErrDeadlineExceeded
+}

@@ -1,0 +1,243 @@
+package supervisor
+
+import (
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+const (
+	// eventQueue is how many exits may wait for a daemon that does not read; beyond, the
+	// connection is closed and the daemon learns the rest from OpList and the exit files.
+	eventQueue  = 256
+	sendTimeout = 10 * time.Second
+)
+
+// session is one connection of a daemon.
+type session struct {
+	s    *Supervisor
+	conn *sys.Conn
+	out  chan outgoing
+	done chan struct{}
+}
+
+type outgoing struct {
+	reply api.Reply
+	file  *os.File // closed after sending
+	last  bool     // the supervisor ends after it
+}
+
+func newSession(s *Supervisor, conn *sys.Conn) *session {
+	return &session{s: s, conn: conn, out: make(chan outgoing, eventQueue), done: make(chan struct{})}
+}
+
+func (ses *session) serve() {
+	go ses.send()
+	defer func() {
+		ses.s.mu.Lock()
+		delete(ses.s.sessions, ses)
+		ses.s.mu.Unlock()
+		close(ses.done)
+		ses.conn.Close()
+	}()
+	buf := make([]byte, api.MaxFrame)
+	for {
+		n, files, err := ses.conn.Recv(buf, api.MaxFiles)
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+				ses.s.cfg.Log.Error("receive", "err", err)
+			}
+			return
+		}
+		req := new(api.Request)
+		if err := api.Decode(buf[:n], req); err != nil || req.Seq == 0 {
+			closeAll(files)
+			ses.s.cfg.Log.Error("frame refused", "err", errors.Join(err, errors.New("connection closed")))
+			return
+		}
+		if req.Op == api.OpLaunch || req.Op == api.OpAttach {
+			go ses.answer(req, files) // these may take long, the others do not
+		} else {
+			ses.answer(req, files)
+		}
+	}
+}
+
+// event queues an exit; the supervisor's lock is held, so it must not wait.
+func (ses *session) event(r api.Reply) {
+	select {
+	case ses.out <- outgoing{reply: r}:
+	default:
+		ses.conn.Close()
+	}
+}
+
+func (ses *session) send() {
+	for {
+		select {
+		case o := <-ses.out:
+			err := ses.sendOne(o)
+			if o.last {
+				close(ses.s.quit)
+				return
+			}
+			if err != nil {
+				ses.conn.Close()
+				return
+			}
+		case <-ses.done:
+			return
+		}
+	}
+}
+
+func (ses *session) sendOne(o outgoing) error {
+	var files []*os.File
+	if o.file != nil {
+		defer o.file.Close()
+		files = append(files, o.file)
+	}
+	frame, err := api.Encode(o.reply)
+	if err != nil {
+		return err
+	}
+	ses.conn.SetSendDeadline(time.Now().Add(sendTimeout))
+	return ses.conn.Send(frame, files...)
+}
+
+func (ses *session) answer(req *api.Request, files []*os.File) {
+	o := outgoing{reply: api.Reply{Seq: req.Seq}}
+	err := ses.do(req, files, &o)
+	if err != nil {
+		var e *api.Error
+		if !errors.As(err, &e) {
+			e = &api.Error{Stage: string(req.Op), Text: err.Error()}
+		}
+		o.reply.Err = clipped(e)
+	}
+	select {
+	case ses.out <- o:
+	case <-ses.done:
+		if o.file != nil {
+			o.file.Close()
+		}
+	}
+}
+
+// clipped keeps an error's text within a frame.
+func clipped(e *api.Error) *api.Error {
+	const most = 8 << 10
+	if len(e.Text) > most {
+		c := *e
+		c.Text = c.Text[:most] + "…"
+		return &c
+	}
+	return e
+}
+
+// do carries a request out. Files it does not take over are closed.
+func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error {
+	fs, err := sortFiles(req.Roles, received)
+	if err != nil {
+		closeAll(received)
+		return &api.Error{Stage: "frame", Text: err.Error()}
+	}
+	keep := map[*os.File]bool{}
+	defer func() {
+		for _, f := range received {
+			if !keep[f] {
+				f.Close()
+			}
+		}
+	}()
+	switch req.Op {
+	case api.OpHello:
+		o.reply.Hello = &api.Hello{PID: os.Getpid(), Release: ses.s.cfg.Release}
+		return nil
+	case api.OpLaunch:
+		return ses.launch(req, fs, keep, o)
+	case api.OpList:
+		o.reply.Processes, o.reply.More = ses.s.list(req.After)
+		return nil
+	case api.OpForget:
+		return ses.s.forget(req.ID)
+	case api.OpQuit:
+		err := ses.s.stop()
+		o.last = err == nil
+		return err
+	}
+	p, err := ses.s.lookup(req.ID)
+	if err != nil {
+		return err
+	}
+	return ses.about(p, req, fs, keep, o)
+}
+
+func (ses *session) launch(req *api.Request, fs files, keep map[*os.File]bool, o *outgoing) error {
+	if req.Launch == nil || req.ID == "" {
+		return &api.Error{Stage: "frame", Text: "launch without an ID or its configuration"}
+	}
+	p, err := ses.s.start(req.ID, req.Launch, fs)
+	if p != nil && p.log != nil {
+		keep[fs.log] = true
+	}
+	if err != nil {
+		return err
+	}
+	o.reply.PID = p.pid
+	o.file, err = sys.Dup(p.pidfd)
+	return err
+}
+
+// about is every request that concerns one known process.
+func (ses *session) about(p *process, req *api.Request, fs files, keep map[*os.File]bool, o *outgoing) (err error) {
+	switch req.Op {
+	case api.OpSignal:
+		return p.signal(req.Signal)
+	case api.OpPidfd:
+		o.reply.PID = p.pid
+		o.file, err = sys.Dup(p.pidfd)
+		return err
+	case api.OpResize:
+		if p.console == nil {
+			return &api.Error{Stage: "resize", Text: "the process has no terminal"}
+		}
+		return sys.Winsize(p.console, req.Rows, req.Cols)
+	case api.OpReopenLog:
+		if p.log == nil || fs.log == nil {
+			return &api.Error{Stage: "reopen log", Text: "no log"}
+		}
+		keep[fs.log] = true
+		return p.log.reopen(fs.log)
+	case api.OpAttach:
+		return p.attach(fs, keep)
+	}
+	return &api.Error{Stage: "frame", Text: "unknown operation " + string(req.Op)}
+}
+
+func (p *process) attach(fs files, keep map[*os.File]bool) error {
+	keep[fs.stdout], keep[fs.stderr] = true, true
+	if err := p.fan.attach(fs.stdout, fs.stderr); err != nil {
+		return err
+	}
+	if fs.stdin == nil || p.in == nil {
+		return nil
+	}
+	keep[fs.stdin] = true
+	from, err := sys.Pollable(fs.stdin)
+	if err != nil {
+		return err
+	}
+	go p.in.feed(from)
+	return nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}

@@ -1,0 +1,156 @@
+// Package supervisor is the parent and subreaper of the processes of some pods. It
+// writes their logs, feeds attached clients, records how they ended, and
+// outlives the daemon. It is kept small: many of them run on a node.
+package supervisor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// Config is what a supervisor is started with.
+type Config struct {
+	Listener *os.File // listening SOCK_SEQPACKET socket
+	Init     *os.File // the init program
+	Release  string
+	Log      *slog.Logger
+}
+
+// Supervisor holds processes.
+type Supervisor struct {
+	cfg Config
+
+	mu        sync.Mutex
+	processes map[string]*process // by ID
+	byPID     map[int]*process    // running ones
+	sessions  map[*session]struct{}
+	quit      chan struct{}
+	quitting  bool
+}
+
+// Run serves until it is told to quit.
+func Run(cfg Config) error {
+	if err := errors.Join(sys.Subreaper(), sys.NotDumpable()); err != nil {
+		return err
+	}
+	s := &Supervisor{
+		cfg:       cfg,
+		processes: map[string]*process{},
+		byPID:     map[int]*process{},
+		sessions:  map[*session]struct{}{},
+		quit:      make(chan struct{}),
+	}
+	children := make(chan os.Signal, 1)
+	signal.Notify(children, syscall.SIGCHLD)
+	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
+	go s.accept()
+	for {
+		select {
+		case <-children:
+			s.reap()
+		case <-s.quit:
+			return nil
+		}
+	}
+}
+
+func (s *Supervisor) accept() {
+	for {
+		conn, err := sys.Accept(s.cfg.Listener)
+		if err != nil {
+			s.cfg.Log.Error("accept", "err", err)
+			return
+		}
+		ses := newSession(s, conn)
+		s.mu.Lock()
+		s.sessions[ses] = struct{}{}
+		s.mu.Unlock()
+		go ses.serve()
+	}
+}
+
+// reap collects all ended children. The lock is held from clone to registration,
+// so a process cannot end before it is known.
+func (s *Supervisor) reap() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		r, ok := sys.Reap()
+		if !ok {
+			return
+		}
+		p := s.byPID[r.PID]
+		if p == nil {
+			continue // an orphan that came to us as subreaper
+		}
+		delete(s.byPID, r.PID)
+		go s.ended(p, r.Status)
+	}
+}
+
+// lookup finds a process; it is an *api.Error with NotFound if there is none.
+func (s *Supervisor) lookup(id string) (*process, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.processes[id]
+	if p == nil {
+		return nil, &api.Error{Stage: "lookup", Text: fmt.Sprintf("no process %q", id), NotFound: true}
+	}
+	return p, nil
+}
+
+const listPage = 100
+
+func (s *Supervisor) list(after string) (page []api.Process, more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.processes {
+		if p.id > after && !p.failed {
+			page = append(page, api.Process{ID: p.id, Pod: p.launch.Pod, PID: p.pid, Exit: p.exit})
+		}
+	}
+	slices.SortFunc(page, func(a, b api.Process) int { return strings.Compare(a.ID, b.ID) })
+	if len(page) > listPage {
+		return page[:listPage], true
+	}
+	return page, false
+}
+
+// forget drops an ended process.
+func (s *Supervisor) forget(id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.processes[id]
+	if p == nil {
+		return nil
+	}
+	if p.exit == nil {
+		return &api.Error{Stage: "forget", Text: fmt.Sprintf("process %q (pid %d) still runs", id, p.pid)}
+	}
+	delete(s.processes, id)
+	p.pidfd.Close()
+	return nil
+}
+
+// stop ends the supervisor if it holds nothing that runs.
+func (s *Supervisor) stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.processes {
+		if p.exit == nil {
+			return &api.Error{Stage: "quit", Text: fmt.Sprintf("process %q (pid %d) still runs", p.id, p.pid)}
+		}
+	}
+	s.quitting = true
+	return nil
+}
