@@ -1,0 +1,69 @@
+# Everything a developer runs. `make` alone lists the targets.
+
+MODULE  := github.com/cri-shim/cri-shim
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null)
+
+GO       ?= go
+# The version is stamped here; -buildvcs would fail in a checkout that another user owns.
+GOBUILD  := CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath
+LDFLAGS  := -s -w -X $(MODULE)/internal/version.version=$(VERSION) -X $(MODULE)/internal/version.commit=$(COMMIT)
+PAYLOAD  := internal/payload/files
+
+PREFIX   ?= /usr/local
+BINDIR   ?= $(PREFIX)/bin
+UNITDIR  ?= /etc/systemd/system
+
+FUZZTIME ?= 20s
+
+.DEFAULT_GOAL := help
+.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench tools clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-oci
+	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
+ifneq ($(wildcard cmd/cri-shim-oci),)
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
+endif
+
+# The two programs that cri-shim embeds.
+payload:
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init
+
+install: build ## install cri-shim and its systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
+	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim
+	install -d $(DESTDIR)$(UNITDIR)
+	sed 's,/usr/local/bin/,$(BINDIR)/,' hack/packaging/cri-shim.service > $(DESTDIR)$(UNITDIR)/cri-shim.service
+	chmod 0644 $(DESTDIR)$(UNITDIR)/cri-shim.service
+
+test: ## lint, unit tests, integration tests (as root), check for leaks
+	hack/test.sh
+
+test-unit: ## the tests as an unprivileged user; those that need root are skipped
+	hack/test.sh unit
+
+test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs root and qemu)
+	hack/vm/test.sh
+
+test-all: test test-vm ## test and test-vm
+
+demo: build ## start the daemon and run a pod in it, step by step
+	hack/demo.sh
+
+lint: ## gofmt, go vet, staticcheck, shell syntax
+	hack/lint.sh
+
+fuzz: ## run every fuzz target for FUZZTIME (20s)
+	FUZZTIME=$(FUZZTIME) hack/fuzz.sh
+
+bench: ## run the benchmarks
+	hack/bench.sh
+
+tools: ## build crictl, critest and the linters into .cache/tools
+	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done
+
+clean: ## remove what was built
+	rm -rf bin .cache
+	rm -f $(PAYLOAD)/cri-shim-*

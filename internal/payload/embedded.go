@@ -1,0 +1,11 @@
+//go:build payload
+
+package payload
+
+import _ "embed"
+
+//go:embed files/cri-shim-supervisor
+var supervisor string
+
+//go:embed files/cri-shim-init
+var initProgram string
