@@ -73,6 +73,7 @@ type Container struct {
 	StartedAt  time.Time `json:"started_at,omitzero"`
 	FinishedAt time.Time `json:"finished_at,omitzero"`
 	PID        int       `json:"pid,omitempty"`
+	PIDStart   uint64    `json:"pid_start,omitempty"` // field 22 of /proc/PID/stat: tells a reused PID
 	ExitCode   int       `json:"exit_code,omitempty"`
 	OOMKilled  bool      `json:"oom_killed,omitempty"`
 	// StopSignal is resolved when the container is made: the CRI's, the image's or SIGTERM.

@@ -1,10 +1,12 @@
 package sys
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -167,4 +169,59 @@ func Dup(f *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
 	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
+// WaitChild waits for a child and discards how it ended.
+func WaitChild(pid int) {
+	for {
+		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// WaitPidfd waits until the process has ended; closing the file ends the wait with an error.
+// It takes pidfd over.
+func WaitPidfd(pidfd *os.File) (*os.File, func() error, error) {
+	f, err := Pollable(pidfd)
+	if err != nil {
+		return nil, nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, func() error {
+		return raw.Read(func(fd uintptr) bool { return readable(int(fd)) })
+	}, nil
+}
+
+// StartTime is when a process started, in clock ticks since boot (proc_pid_stat(5), field 22).
+func StartTime(pid int) (uint64, error) {
+	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return 0, err
+	}
+	// The second field, the command's name, may hold anything but ends with the last parenthesis.
+	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
+	const startTime = 22 - 3
+	if len(fields) <= startTime {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields)+2)
+	}
+	return strconv.ParseUint(string(fields[startTime]), 10, 64)
+}
+
+// PidfdOpenSame opens a process that is known by PID and start time; os.ErrProcessDone if
+// the PID is another's now, or nobody's.
+func PidfdOpenSame(pid int, start uint64) (*os.File, error) {
+	f, err := PidfdOpen(pid)
+	if err != nil {
+		return nil, errors.Join(os.ErrProcessDone, err)
+	}
+	if now, err := StartTime(pid); err != nil || now != start {
+		f.Close()
+		return nil, os.ErrProcessDone
+	}
+	return f, nil
 }

@@ -1,0 +1,152 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/workload"
+)
+
+// CreateContainer makes a container in a ready pod and returns its ID; nothing runs
+// yet. A retry with the same metadata joins the call that still runs, or gets its result.
+func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *workload.Container) (string, error) {
+	p, err := m.pod(podID)
+	if err != nil {
+		return "", fmt.Errorf("create container: %w", err)
+	}
+	key := "container/" + p.ID + "/" + cfg.Metadata.Name + "/" + strconv.FormatUint(uint64(cfg.Metadata.Attempt), 10)
+	id, err := m.operations.do(ctx, key, func(ctx context.Context, f *flight) (string, error) {
+		return m.createContainer(ctx, f, p, cfg)
+	})
+	if err != nil {
+		return "", fmt.Errorf("create container %s in pod sandbox %s: %w", cfg.Metadata.Name, p.ID, err)
+	}
+	return id, nil
+}
+
+func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *workload.Container) (_ string, err error) {
+	facts := m.snapshot(p)
+	if facts.State() != PodReady {
+		return "", fmt.Errorf("%w: the pod sandbox is %s", ErrState, facts.State())
+	}
+	for _, c := range m.containersOf(p.ID) {
+		if c.Config.Metadata != cfg.Metadata || c.CreatedAt.IsZero() {
+			continue
+		}
+		if reflect.DeepEqual(&c.Config, cfg) {
+			return c.ID, nil
+		}
+		return "", fmt.Errorf("%w: container %s has the same name and attempt with another configuration", ErrExists, c.ID)
+	}
+	img, err := m.cfg.Images.Resolve(cfg.Image.Image)
+	if err != nil {
+		return "", fmt.Errorf("image %q: %w", cfg.Image.Image, err)
+	}
+	logPath, err := logPath(&facts.Config, cfg)
+	if err != nil {
+		return "", err
+	}
+	c := &ctr{done: make(chan struct{}), Container: Container{
+		ID: newID(), PodID: p.ID, Config: *cfg, ImageID: img.ID, ImageRef: img.Ref, LogPath: logPath,
+		StopSignal: firstOf(cfg.StopSignal, img.StopSignal, "SIGTERM"),
+	}}
+	if err := m.cfg.Runtime.Check(facts, &c.Container); err != nil {
+		return "", err
+	}
+	if err := m.ctrFiles.save(c.ID, &c.Container); err != nil { // the record comes first
+		return "", err
+	}
+	m.mu.Lock()
+	m.ctrs[c.ID] = c
+	m.mu.Unlock()
+	defer func() {
+		if err == nil {
+			return
+		}
+		ctx, cancel := m.cleanup(ctx)
+		defer cancel()
+		f.enter("roll back")
+		err = errors.Join(err, m.teardownContainer(ctx, c))
+	}()
+	var timeline []Stage
+	for _, s := range []struct {
+		name string
+		do   func() error
+	}{
+		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
+		{"layer", func() error { return m.makeLayer(c, img) }},
+		{"log", func() error { return makeLogDir(c.LogPath) }},
+	} {
+		if err := m.step(f, &timeline, s.name, s.do); err != nil {
+			return "", err
+		}
+	}
+	// The creation time makes the container visible: a record without it is an interrupted creation.
+	return c.ID, m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline })
+}
+
+func firstOf(all ...string) string {
+	for _, s := range all {
+		if s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+// logPath joins the pod's log directory and the container's path in it, which must not leave it.
+func logPath(p *workload.Pod, c *workload.Container) (string, error) {
+	if p.LogDirectory == "" || c.LogPath == "" {
+		return "", nil
+	}
+	if !filepath.IsAbs(p.LogDirectory) {
+		return "", invalid("log_directory", "%q is not an absolute path", p.LogDirectory)
+	}
+	full := filepath.Join(p.LogDirectory, c.LogPath)
+	if !strings.HasPrefix(full, filepath.Clean(p.LogDirectory)+"/") {
+		return "", invalid("log_path", "%q leaves the log directory", c.LogPath)
+	}
+	return full, nil
+}
+
+func makeLogDir(path string) error {
+	if path == "" {
+		return nil
+	}
+	return os.MkdirAll(filepath.Dir(path), 0o755)
+}
+
+// makeLayer makes the container's own folder: its writable layer and the image's volumes.
+func (m *Manager) makeLayer(c *ctr, img *Image) error {
+	dir := m.layerDir(c.ID)
+	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
+		if err := os.Mkdir(d, 0o711); err != nil {
+			return err
+		}
+	}
+	for i := range img.Volumes {
+		if err := os.MkdirAll(filepath.Join(dir, "volumes", strconv.Itoa(i)), 0o755); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// volumes maps the image's VOLUME paths to their folders.
+func (m *Manager) volumes(c *Container, img *Image) map[string]string {
+	if len(img.Volumes) == 0 {
+		return nil
+	}
+	v := make(map[string]string, len(img.Volumes))
+	for i, path := range img.Volumes {
+		v[path] = filepath.Join(m.layerDir(c.ID), "volumes", strconv.Itoa(i))
+	}
+	return v
+}

@@ -1,0 +1,184 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// exitStartError is the exit code of a container whose workload was never executed.
+const exitStartError = 128
+
+// StartContainer runs a created container. A retry joins the call that still runs.
+func (m *Manager) StartContainer(ctx context.Context, id string) error {
+	c, err := m.container(id)
+	if err != nil {
+		return fmt.Errorf("start container: %w", err)
+	}
+	_, err = m.operations.do(ctx, "start/"+c.ID, func(ctx context.Context, f *flight) (string, error) {
+		free, err := m.locks.take(ctx, "container "+c.ID, "start")
+		if err != nil {
+			return "", err
+		}
+		defer free()
+		return "", m.startContainer(ctx, f, c)
+	})
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err error) {
+	p, err := m.pod(c.PodID)
+	if err != nil {
+		return err
+	}
+	pod := m.snapshot(p)
+	if pod.State() != PodReady {
+		return fmt.Errorf("%w: pod sandbox %s is %s", ErrState, pod.ID, pod.State())
+	}
+	facts, err := m.Container(c.ID)
+	if err != nil {
+		return err
+	}
+	if facts.State() != ContainerCreated || facts.CreatedAt.IsZero() {
+		return fmt.Errorf("%w: the container is %s", ErrState, facts.State())
+	}
+	if err := m.updateContainer(c, func(c *ctr) { c.LaunchedAt = time.Now() }); err != nil {
+		return err
+	}
+	timeline := facts.Timeline
+	pid, pidfd, user, err := m.execute(ctx, f, p, c, &timeline)
+	if err != nil {
+		ctx, cancel := m.cleanup(ctx)
+		defer cancel()
+		f.enter("roll back")
+		return errors.Join(err, m.failed(ctx, pod, c, err))
+	}
+	begun, _ := sys.StartTime(pid) // 0 where it has ended already
+	return m.updateContainer(c, func(c *ctr) {
+		c.PID, c.PIDStart, c.pidfd, c.User, c.Timeline = pid, begun, pidfd, user, timeline
+		c.StartedAt = time.Now()
+		if !c.FinishedAt.IsZero() { // it has ended already
+			c.StartedAt = c.FinishedAt
+			c.dropPidfd()
+		}
+	})
+}
+
+func (c *ctr) dropPidfd() {
+	if c.pidfd != nil {
+		c.pidfd.Close()
+		c.pidfd = nil
+	}
+}
+
+// failed records that a container could not be started, and gives back what the attempt took.
+func (m *Manager) failed(ctx context.Context, pod *Pod, c *ctr, cause error) error {
+	err := m.cfg.Runtime.Cleanup(ctx, pod, &c.Container)
+	m.finish(c, func(c *Container) {
+		c.FinishedAt, c.ExitCode = time.Now(), exitStartError
+		c.Reason, c.Message = "StartError", cause.Error()
+	})
+	return err
+}
+
+// execute mounts the root, prepares the launch and hands it to a supervisor.
+func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeline *[]Stage) (pid int, pidfd *os.File, user *workload.User, err error) {
+	var (
+		env    = m.environment(m.snapshot(p))
+		l      *Launch
+		log    *os.File
+		client *client
+	)
+	defer func() {
+		for _, f := range []*os.File{env.Root, log} {
+			if f != nil {
+				f.Close()
+			}
+		}
+		if l != nil {
+			l.Close()
+		}
+	}()
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"root file system", func() (err error) {
+			img, err := m.cfg.Images.Resolve(c.ImageID)
+			if err != nil {
+				return err
+			}
+			env.Dir, env.Volumes = m.layerDir(c.ID), m.volumes(&c.Container, img)
+			env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir)
+			return err
+		}},
+		{"prepare", func() (err error) {
+			l, err = m.cfg.Runtime.Prepare(ctx, m.snapshot(p), &c.Container, env)
+			return err
+		}},
+		{"log file", func() (err error) { log, err = openLog(c.LogPath); return err }},
+		{"supervisor", func() (err error) { client, err = m.supervisorOf(ctx, p); return err }},
+		{"launch", func() (err error) {
+			pid, pidfd, err = m.launch(ctx, client, c.ID, l, m.containerLaunch(c, l), map[api.Role]*os.File{api.RoleLog: log})
+			return err
+		}},
+	}
+	for _, s := range steps {
+		if err := m.step(f, timeline, s.name, s.do); err != nil {
+			if pidfd != nil { // a failpoint after the launch
+				m.abandon(ctx, client, c.ID)
+				pidfd.Close()
+			}
+			return 0, nil, nil, err
+		}
+	}
+	return pid, pidfd, l.User, nil
+}
+
+func (m *Manager) environment(p *Pod) Environment {
+	env := Environment{
+		Namespaces: map[string]string{},
+		ResolvConf: m.podFile(p, fileResolvConf),
+		Hostname:   m.podFile(p, fileHostname),
+		Hosts:      m.podFile(p, fileHosts),
+		Shm:        "/dev/shm",
+	}
+	if m.ownsIPC(p) {
+		env.Shm = m.podFile(p, dirShm)
+	}
+	for _, ns := range podNamespaces {
+		env.Namespaces[ns.kind] = m.namespacePath(p, ns.kind)
+	}
+	return env
+}
+
+func (m *Manager) containerLaunch(c *ctr, l *Launch) *api.Launch {
+	how := &api.Launch{
+		Pod: c.PodID, Logged: true, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
+		Terminal: c.Config.TTY, MaxLine: m.cfg.LogLineMax, ExitFile: m.exitFile(c.ID),
+	}
+	if l.JoinPID {
+		how.PIDNamespaceOf = c.PodID // the pod's init
+		if ns := c.Config.Security.Namespaces; ns.PID == workload.ModeTarget {
+			how.PIDNamespaceOf = ns.Target
+		}
+	}
+	return how
+}
+
+// openLog opens a container's log. Without a path the output is thrown away.
+func openLog(path string) (*os.File, error) {
+	if path == "" {
+		path = os.DevNull
+	}
+	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+}

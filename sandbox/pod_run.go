@@ -1,0 +1,259 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// RunPod makes a pod sandbox and returns its ID. A retry with the same metadata joins
+// the call that still runs, or gets the ready sandbox that it made.
+func (m *Manager) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
+	md := cfg.Metadata
+	key := "pod/" + md.Namespace + "/" + md.Name + "/" + md.UID + "/" + strconv.FormatUint(uint64(md.Attempt), 10)
+	id, err := m.operations.do(ctx, key, func(ctx context.Context, f *flight) (string, error) {
+		return m.runPod(ctx, f, cfg)
+	})
+	if err != nil {
+		return "", fmt.Errorf("run pod sandbox %s/%s: %w", md.Namespace, md.Name, err)
+	}
+	return id, nil
+}
+
+// same finds the ready pod of the same metadata.
+func (m *Manager) same(cfg *workload.Pod) *Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.pods {
+		if p.Config.Metadata == cfg.Metadata && p.State() == PodReady {
+			facts := p.Pod
+			return &facts
+		}
+	}
+	return nil
+}
+
+func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ string, err error) {
+	if old := m.same(cfg); old != nil {
+		if reflect.DeepEqual(&old.Config, cfg) {
+			return old.ID, nil
+		}
+		return "", fmt.Errorf("%w: pod sandbox %s is ready under the same metadata with another configuration", ErrExists, old.ID)
+	}
+	p := &pod{Pod: Pod{ID: newID(), Config: *cfg, Boot: m.boot, CreatedAt: time.Now()}}
+	if err := m.podFiles.save(p.ID, &p.Pod); err != nil { // the record comes first
+		return "", err
+	}
+	m.mu.Lock()
+	m.pods[p.ID] = p
+	m.mu.Unlock()
+	defer func() {
+		if err == nil {
+			return
+		}
+		ctx, cancel := m.cleanup(ctx)
+		defer cancel()
+		f.enter("roll back")
+		err = errors.Join(err, m.teardownPod(ctx, p))
+	}()
+	var timeline []Stage
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"files", func() error { return m.makePodFiles(p) }},
+		{"namespaces", func() error { return m.makeNamespaces(p) }},
+		{"network", func() error { return m.attach(ctx, p) }},
+		{"hosts", func() error { return m.writeHosts(p) }},
+		{"pod init", func() error { return m.startPodInit(ctx, p) }},
+	}
+	for _, s := range steps {
+		if err := m.step(f, &timeline, s.name, s.do); err != nil {
+			return "", err
+		}
+	}
+	return p.ID, m.updatePod(p, func(p *Pod) { p.ReadyAt, p.Timeline = time.Now(), timeline })
+}
+
+func (m *Manager) ownsNetwork(p *Pod) bool {
+	return p.Config.Security.Namespaces.Network != workload.ModeNode
+}
+
+func (m *Manager) ownsIPC(p *Pod) bool {
+	return p.Config.Security.Namespaces.IPC != workload.ModeNode
+}
+
+func (m *Manager) sharesPID(p *Pod) bool {
+	mode := p.Config.Security.Namespaces.PID
+	return mode == workload.ModePod || mode == ""
+}
+
+// namespacePath is where a namespace of the pod is pinned, "" for the node's own. A pod on
+// the node's network has the node's host name too, so it has the node's UTS namespace.
+func (m *Manager) namespacePath(p *Pod, kind string) string {
+	switch {
+	case kind == nsIPC && m.ownsIPC(p):
+		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
+	case kind == nsUTS && m.ownsNetwork(p):
+		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
+	case kind == nsNetwork && m.ownsNetwork(p):
+		return filepath.Join(m.cfg.NetnsDir, "cri-"+p.ID[:32])
+	}
+	return ""
+}
+
+// Kinds of namespaces that belong to a pod.
+const (
+	nsNetwork = "network"
+	nsIPC     = "ipc"
+	nsUTS     = "uts"
+)
+
+var podNamespaces = []struct {
+	kind string
+	flag uintptr
+}{{nsNetwork, sys.NamespaceNet}, {nsIPC, sys.NamespaceIPC}, {nsUTS, sys.NamespaceUTS}}
+
+// makeNamespaces makes the pod's own namespaces without any process that stays.
+func (m *Manager) makeNamespaces(p *pod) error {
+	var pins []sys.NamespacePin
+	for _, ns := range podNamespaces {
+		if path := m.namespacePath(&p.Pod, ns.kind); path != "" {
+			pins = append(pins, sys.NamespacePin{Flag: ns.flag, Path: path})
+		}
+	}
+	if len(pins) == 0 {
+		return nil
+	}
+	return sys.PinNamespaces(pins, func() error { return m.insideNamespaces(&p.Pod) })
+}
+
+func (m *Manager) insideNamespaces(p *Pod) error {
+	if m.ownsNetwork(p) {
+		if err := sys.LoopbackUp(); err != nil {
+			return err
+		}
+		if name := p.Config.Hostname; name != "" {
+			if err := sys.SetHostname(name); err != nil {
+				return err
+			}
+		}
+	}
+	for name, value := range p.Config.Sysctls {
+		if err := sys.WriteSysctl(name, value); err != nil {
+			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+		}
+	}
+	return nil
+}
+
+// attach puts the pod's network namespace on the pod network.
+func (m *Manager) attach(ctx context.Context, p *pod) error {
+	if !m.ownsNetwork(&p.Pod) {
+		return nil
+	}
+	// What is owed is recorded before it is taken.
+	if err := m.updatePod(p, func(p *Pod) { p.Netns, p.Attached = m.namespacePath(p, nsNetwork), true }); err != nil {
+		return err
+	}
+	ips, err := m.cfg.Network.Setup(ctx, m.snapshot(p))
+	if err != nil {
+		return err
+	}
+	return m.updatePod(p, func(p *Pod) { p.IPs = ips })
+}
+
+// startPodInit starts PID 1 of a PID namespace that the pod's containers share.
+func (m *Manager) startPodInit(ctx context.Context, p *pod) error {
+	if !m.sharesPID(&p.Pod) {
+		return nil
+	}
+	l, err := m.cfg.Runtime.PodInit(ctx, m.snapshot(p))
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	c, err := m.supervisorOf(ctx, p)
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	m.mu.Lock()
+	m.inits[p.ID] = done
+	m.mu.Unlock()
+	_, pidfd, err := m.launch(ctx, c, p.ID, l, &api.Launch{Pod: p.ID}, nil)
+	if err != nil {
+		m.mu.Lock()
+		delete(m.inits, p.ID)
+		m.mu.Unlock()
+		return err
+	}
+	return pidfd.Close()
+}
+
+// supervisorOf returns the supervisor that holds the pod's processes, which is chosen at its first one.
+func (m *Manager) supervisorOf(ctx context.Context, p *pod) (*client, error) {
+	free, err := m.locks.take(ctx, "supervisor of "+p.ID, "assignment")
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	if id := m.snapshot(p).Supervisor; id != "" {
+		return m.pool.of(id)
+	}
+	c, err := m.pool.assign(ctx, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	return c, m.updatePod(p, func(p *Pod) { p.Supervisor = c.id })
+}
+
+// launch hands a prepared process to a supervisor. If the answer does not come in
+// time, what may have been started is killed.
+func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, how *api.Launch, stdio map[api.Role]*os.File) (int, *os.File, error) {
+	message, err := sys.Memfd("init-message", l.Message)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer message.Close()
+	how.CloneFlags, how.OOMFile, how.KillGroup = l.CloneFlags, l.OOMFile, l.KillGroup
+	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
+	for _, f := range l.Files {
+		roles, files = append(roles, api.RoleFile), append(files, f)
+	}
+	if l.Cgroup != nil {
+		roles, files = append(roles, api.RoleCgroup), append(files, l.Cgroup)
+	}
+	for role, f := range stdio {
+		roles, files = append(roles, role), append(files, f)
+	}
+	r, pidfd, err := c.call(ctx, &api.Request{Op: api.OpLaunch, ID: id, Roles: roles, Launch: how}, files...)
+	if err != nil {
+		if ctx.Err() != nil {
+			m.abandon(ctx, c, id)
+		}
+		return 0, nil, err
+	}
+	if pidfd == nil {
+		return 0, nil, fmt.Errorf("supervisor %s: launch: no pidfd", c.id)
+	}
+	return r.PID, pidfd, nil
+}
+
+// abandon kills a process whose launch nobody waits for any more.
+func (m *Manager) abandon(ctx context.Context, c *client, id string) {
+	ctx, cancel := m.cleanup(ctx)
+	defer cancel()
+	if _, _, err := c.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill}); err != nil && !errors.Is(err, ErrNotFound) {
+		m.cfg.Log.Error("kill an abandoned process", "ctr", id, "err", err)
+	}
+}

@@ -1,0 +1,343 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// recover takes up what the last daemon left: it reads the records, connects to the
+// supervisors, learns what has ended meanwhile, and undoes what was interrupted.
+func (m *Manager) recover(ctx context.Context) error {
+	if err := m.loadRecords(); err != nil {
+		return err
+	}
+	if err := m.pool.recover(ctx); err != nil {
+		return err
+	}
+	held, err := m.heldProcesses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range m.pods {
+		m.recoverPod(p, held)
+	}
+	for _, c := range m.ctrs {
+		if err := m.recoverContainer(ctx, c, held); err != nil {
+			m.cfg.Log.Error("recover container", "ctr", c.ID, "err", err)
+		}
+	}
+	m.dropStrays(ctx, held)
+	m.endInterrupted(ctx)
+	m.background.Go(m.emptyTrash)
+	return nil
+}
+
+func (m *Manager) loadRecords() error {
+	pods, badPods, err := m.podFiles.load(func(p *Pod) string { return p.ID })
+	if err != nil {
+		return err
+	}
+	ctrs, badCtrs, err := m.ctrFiles.load(func(c *Container) string { return c.ID })
+	if err != nil {
+		return err
+	}
+	m.bad = append(badPods, badCtrs...)
+	for _, b := range m.bad {
+		m.cfg.Log.Error("record cannot be read; its object is left alone", "file", b.Path, "err", b.Err)
+	}
+	for _, p := range pods {
+		m.pods[p.ID] = &pod{Pod: *p}
+	}
+	for _, c := range ctrs {
+		done := make(chan struct{})
+		if !c.FinishedAt.IsZero() {
+			close(done)
+		}
+		m.ctrs[c.ID] = &ctr{Container: *c, done: done}
+	}
+	return nil
+}
+
+// heldProcess is a process that a supervisor told of.
+type heldProcess struct {
+	api.Process
+	client *client
+}
+
+func (m *Manager) heldProcesses(ctx context.Context) (map[string]heldProcess, error) {
+	held := map[string]heldProcess{}
+	for id, c := range m.pool.clients {
+		processes, err := c.list(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("supervisor %s: %w", id, err)
+		}
+		for _, p := range processes {
+			held[p.ID] = heldProcess{Process: p, client: c}
+		}
+	}
+	return held, nil
+}
+
+// recoverPod decides whether a pod is still what its record says.
+func (m *Manager) recoverPod(p *pod, held map[string]heldProcess) {
+	m.pool.keep(p.Supervisor, p.ID)
+	if init, ok := held[p.ID]; ok && init.Exit == nil {
+		m.inits[p.ID] = make(chan struct{})
+	}
+	why := ""
+	switch {
+	case p.State() != PodReady:
+		return
+	case p.Boot != m.boot:
+		why = "the node was rebooted"
+	case m.sharesPID(&p.Pod) && m.inits[p.ID] == nil:
+		why = "the init of the pod's PID namespace is gone"
+	default:
+		why = m.missingNamespace(&p.Pod)
+	}
+	if why == "" {
+		return
+	}
+	m.cfg.Log.Warn("pod is not ready any more", "pod", p.ID, "why", why)
+	if err := m.updatePod(p, func(p *Pod) { p.Why = why }); err != nil {
+		m.cfg.Log.Error("record", "pod", p.ID, "err", err)
+	}
+}
+
+func (m *Manager) missingNamespace(p *Pod) string {
+	for _, ns := range podNamespaces {
+		path := m.namespacePath(p, ns.kind)
+		if path == "" {
+			continue
+		}
+		if ok, err := sys.IsNamespace(path); !ok || err != nil {
+			return errors.Join(fmt.Errorf("its %s namespace %s is gone", ns.kind, path), err).Error()
+		}
+	}
+	return ""
+}
+
+// recoverContainer learns how a container that was running fares now.
+func (m *Manager) recoverContainer(ctx context.Context, c *ctr, held map[string]heldProcess) error {
+	if c.CreatedAt.IsZero() {
+		return nil // an interrupted creation, undone later
+	}
+	if err := m.cfg.Images.Hold(c.ImageID, c.ID); err != nil {
+		m.cfg.Log.Warn("the image of a container is gone", "ctr", c.ID, "image", c.ImageID, "err", err)
+	}
+	if c.LaunchedAt.IsZero() || !c.FinishedAt.IsZero() {
+		return nil
+	}
+	h, known := held[c.ID]
+	exit, err := m.readExit(c.ID)
+	if err != nil {
+		m.cfg.Log.Error("exit file", "ctr", c.ID, "err", err)
+	}
+	switch {
+	case exit != nil:
+		m.containerExited(c, exit)
+		return nil
+	case known && h.Exit != nil:
+		m.containerExited(c, h.Exit)
+		return nil
+	case known:
+		return m.adopt(ctx, c, h)
+	}
+	return m.recoverOrphan(c)
+}
+
+// adopt takes up a container that runs.
+func (m *Manager) adopt(ctx context.Context, c *ctr, h heldProcess) error {
+	_, pidfd, err := h.client.call(ctx, &api.Request{Op: api.OpPidfd, ID: c.ID})
+	if err != nil {
+		return err
+	}
+	return m.updateContainer(c, func(c *ctr) {
+		if !c.FinishedAt.IsZero() { // its exit came while we asked
+			pidfd.Close()
+			return
+		}
+		c.pidfd, c.PID = pidfd, h.PID
+		if c.StartedAt.IsZero() {
+			c.StartedAt = c.LaunchedAt
+		}
+	})
+}
+
+// recoverOrphan is for a container that no supervisor knows: its own has died, the node
+// was rebooted, or its launch was interrupted before there was a process.
+func (m *Manager) recoverOrphan(c *ctr) error {
+	p := m.pods[c.PodID]
+	if p != nil && p.Boot == m.boot && c.PID > 0 {
+		pidfd, err := sys.PidfdOpenSame(c.PID, c.PIDStart)
+		if err == nil {
+			go m.orphan(c, pidfd)
+			return nil
+		}
+	}
+	m.finish(c, func(c *Container) {
+		c.FinishedAt = time.Now()
+		c.ExitCode, c.Reason, c.Message = exitUnknown, reasonError, "its exit code was lost: neither its supervisor nor an exit file tells it"
+		if c.StartedAt.IsZero() {
+			c.ExitCode, c.Reason, c.Message = exitStartError, "StartError", "the start was interrupted by a restart of the daemon"
+		}
+		if p != nil && p.Boot != m.boot {
+			c.Message = "the node was rebooted"
+		}
+	})
+	m.reclaim(c)
+	return nil
+}
+
+// dropStrays ends processes that no record knows, such as execs of the last daemon.
+func (m *Manager) dropStrays(ctx context.Context, held map[string]heldProcess) {
+	for id, h := range held {
+		if m.pods[id] != nil || m.ctrs[id] != nil {
+			continue
+		}
+		if h.Exit == nil {
+			exit := make(chan *api.Exit, 1)
+			m.mu.Lock()
+			m.execs[id] = exit
+			m.mu.Unlock()
+			m.cfg.Log.Info("end a process that nobody waits for", "ctr", id, "pid", h.PID)
+			if _, _, err := h.client.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill}); err != nil {
+				m.cfg.Log.Warn("end a stray process", "ctr", id, "err", err)
+			}
+			go (&execProcess{m: m, id: id, client: h.client, exit: exit}).abandoned()
+			continue
+		}
+		m.forgetAt(h.client, id)
+	}
+}
+
+// endInterrupted undoes what was half made, and finishes what was half removed or stopped.
+// What cannot be finished now is left to the reconciler: a start is not refused over it.
+func (m *Manager) endInterrupted(ctx context.Context) {
+	m.mu.Lock()
+	var ctrs []*ctr
+	var pods []*pod
+	for _, c := range m.ctrs {
+		if c.CreatedAt.IsZero() || m.pods[c.PodID] == nil {
+			ctrs = append(ctrs, c)
+		}
+	}
+	for _, p := range m.pods {
+		if p.State() == PodCreating || !p.StoppedAt.IsZero() && p.Attached || p.State() == PodNotReady && p.ReadyAt.IsZero() {
+			pods = append(pods, p)
+		}
+	}
+	m.mu.Unlock()
+	for _, c := range ctrs {
+		if m.operations.has("container/" + c.PodID + "/") {
+			continue
+		}
+		if err := m.teardownContainer(ctx, c); err != nil {
+			m.cfg.Log.Warn("undo an interrupted creation", "ctr", c.ID, "err", err)
+		}
+	}
+	for _, p := range pods {
+		undo := m.stopPod
+		if p.ReadyAt.IsZero() {
+			undo = m.teardownPod
+		}
+		if err := undo(ctx, p); err != nil {
+			m.cfg.Log.Warn("finish an interrupted operation", "pod", p.ID, "err", err)
+		}
+	}
+}
+
+// reconcileLoop compares records with the node every now and then.
+func (m *Manager) reconcileLoop(ctx context.Context) {
+	m.reconcile(ctx)
+	if m.cfg.ReconcileInterval <= 0 {
+		return
+	}
+	tick := time.NewTicker(m.cfg.ReconcileInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.reconcile(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// reconcile frees what no pod holds: network attachments, pod folders, exit files, cgroups
+// of ended containers.
+func (m *Manager) reconcile(ctx context.Context) {
+	var live []*Pod
+	m.mu.Lock()
+	for _, p := range m.pods {
+		facts := p.Pod
+		live = append(live, &facts)
+	}
+	var ended []*ctr
+	for _, c := range m.ctrs {
+		if !c.FinishedAt.IsZero() {
+			ended = append(ended, c)
+		}
+	}
+	m.mu.Unlock()
+	if err := m.cfg.Network.Collect(ctx, live); err != nil && ctx.Err() == nil {
+		m.cfg.Log.Warn("collect network attachments", "err", err)
+	}
+	for _, c := range ended {
+		if ctx.Err() != nil {
+			return
+		}
+		if p, err := m.Pod(c.PodID); err == nil {
+			if err := m.cfg.Runtime.Cleanup(ctx, p, &c.Container); err != nil {
+				m.cfg.Log.Warn("cgroup of an ended container", "ctr", c.ID, "err", err)
+			}
+		}
+	}
+	m.dropFolders(live)
+}
+
+// dropFolders removes folders of pods and containers that no record knows. A folder is
+// made after its record, and a new record is looked for last, so none in use is taken.
+func (m *Manager) dropFolders(live []*Pod) {
+	for _, e := range readDir(m.podStateDir("")) {
+		if _, err := m.pod(e); errors.Is(err, ErrNotFound) && len(e) == 64 && !m.recordKept(m.podFiles.path(e)) {
+			m.cfg.Log.Info("remove what an unknown pod left", "pod", e)
+			if err := m.removePodFiles(&Pod{ID: e}); err != nil {
+				m.cfg.Log.Warn("remove a pod's folder", "pod", e, "err", err)
+			}
+		}
+	}
+	for _, e := range readDir(m.layerDir("")) {
+		if _, err := m.container(e); errors.Is(err, ErrNotFound) && len(e) == 64 && !m.recordKept(m.ctrFiles.path(e)) {
+			m.cfg.Log.Info("remove what an unknown container left", "ctr", e)
+			if err := m.discard(m.layerDir(e)); err != nil {
+				m.cfg.Log.Warn("remove a container's folder", "ctr", e, "err", err)
+			}
+		}
+	}
+}
+
+// recordKept tells whether a record exists that could not be read: what belongs to it is left alone.
+func (m *Manager) recordKept(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+func readDir(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	return names
+}
