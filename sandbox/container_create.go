@@ -60,6 +60,11 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	if err := m.cfg.Runtime.Check(facts, &c.Container); err != nil {
 		return "", err
 	}
+	free, err := m.locks.take(ctx, "container "+c.ID, "create")
+	if err != nil {
+		return "", err
+	}
+	defer free()
 	if err := m.ctrFiles.save(c.ID, &c.Container); err != nil { // the record comes first
 		return "", err
 	}

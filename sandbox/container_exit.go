@@ -19,6 +19,8 @@ const (
 	reasonOOM       = "OOMKilled"
 	// exitUnknown is the exit code where the real one is lost.
 	exitUnknown = 255
+	// reapTime is how long the machine's PID 1 may take to reap an orphan.
+	reapTime = 10 * time.Second
 )
 
 // exited hears from a supervisor that a process has ended.
@@ -161,7 +163,7 @@ func (m *Manager) orphan(c *ctr, pidfd *os.File) {
 	e := &api.Exit{ID: c.ID, Code: exitUnknown, At: time.Now()}
 	text := "its supervisor died and the exit code was lost"
 	if err == nil {
-		status, statusErr := sys.PidfdExit(f)
+		status, statusErr := sys.PidfdExitWait(f, reapTime)
 		if statusErr == nil {
 			e.Code, e.Signal = sys.ExitCode(status)
 			text = "its supervisor died before it"

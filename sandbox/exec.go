@@ -62,9 +62,10 @@ func (m *Manager) execSync(ctx context.Context, c *ctr, command []string) (*Exec
 	if err != nil {
 		return nil, err
 	}
-	deadline := time.After(drainTime)
-	stdout.drain(deadline)
-	stderr.drain(deadline)
+	drain, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	stdout.drain(drain)
+	stderr.drain(drain)
 	return &ExecResult{Stdout: stdout.bytes(), Stderr: stderr.bytes(), ExitCode: code}, nil
 }
 
@@ -192,10 +193,10 @@ func (c *capture) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (c *capture) drain(deadline <-chan time.Time) {
+func (c *capture) drain(ctx context.Context) {
 	select {
 	case <-c.done:
-	case <-deadline:
+	case <-ctx.Done():
 	}
 }
 

@@ -3,7 +3,6 @@ package sandbox
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 )
@@ -115,16 +114,4 @@ func (l *locks) release(object string, h *hold) {
 	delete(l.held, object)
 	l.mu.Unlock()
 	close(h.free)
-}
-
-// has tells whether an operation runs whose key begins so.
-func (fs *flights) has(prefix string) bool {
-	fs.mu.Lock()
-	defer fs.mu.Unlock()
-	for key := range fs.running {
-		if strings.HasPrefix(key, prefix) {
-			return true
-		}
-	}
-	return false
 }

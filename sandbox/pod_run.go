@@ -50,6 +50,11 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 		return "", fmt.Errorf("%w: pod sandbox %s is ready under the same metadata with another configuration", ErrExists, old.ID)
 	}
 	p := &pod{Pod: Pod{ID: newID(), Config: *cfg, Boot: m.boot, CreatedAt: time.Now()}}
+	free, err := m.locks.take(ctx, "pod sandbox "+p.ID, "run")
+	if err != nil {
+		return "", err
+	}
+	defer free()
 	if err := m.podFiles.save(p.ID, &p.Pod); err != nil { // the record comes first
 		return "", err
 	}
@@ -245,6 +250,9 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 	}
 	if pidfd == nil {
 		return 0, nil, fmt.Errorf("supervisor %s: launch: no pidfd", c.id)
+	}
+	for _, w := range r.Warnings {
+		m.cfg.Log.Warn("start", "ctr", id, "warning", w)
 	}
 	return r.PID, pidfd, nil
 }

@@ -217,40 +217,72 @@ func (m *Manager) dropStrays(ctx context.Context, held map[string]heldProcess) {
 	}
 }
 
-// endInterrupted undoes what was half made, and finishes what was half removed or stopped.
-// What cannot be finished now is left to the reconciler: a start is not refused over it.
+// endInterrupted undoes what was half made, and finishes what was half stopped. What cannot be
+// finished now is tried again by the next reconciliation.
 func (m *Manager) endInterrupted(ctx context.Context) {
-	m.mu.Lock()
 	var ctrs []*ctr
-	var pods []*pod
+	var pods []string
+	m.mu.Lock()
 	for _, c := range m.ctrs {
 		if c.CreatedAt.IsZero() || m.pods[c.PodID] == nil {
 			ctrs = append(ctrs, c)
 		}
 	}
-	for _, p := range m.pods {
-		if p.State() == PodCreating || !p.StoppedAt.IsZero() && p.Attached || p.State() == PodNotReady && p.ReadyAt.IsZero() {
-			pods = append(pods, p)
+	for id, p := range m.pods {
+		if p.ReadyAt.IsZero() || !p.StoppedAt.IsZero() && p.Attached {
+			pods = append(pods, id)
 		}
 	}
 	m.mu.Unlock()
 	for _, c := range ctrs {
-		if m.operations.has("container/" + c.PodID + "/") {
-			continue
-		}
-		if err := m.teardownContainer(ctx, c); err != nil {
+		if err := m.endInterruptedContainer(ctx, c); err != nil {
 			m.cfg.Log.Warn("undo an interrupted creation", "ctr", c.ID, "err", err)
 		}
 	}
-	for _, p := range pods {
-		undo := m.stopPod
-		if p.ReadyAt.IsZero() {
-			undo = m.teardownPod
-		}
-		if err := undo(ctx, p); err != nil {
-			m.cfg.Log.Warn("finish an interrupted operation", "pod", p.ID, "err", err)
+	for _, id := range pods {
+		if err := m.endInterruptedPod(ctx, id); err != nil {
+			m.cfg.Log.Warn("finish an interrupted operation", "pod", id, "err", err)
 		}
 	}
+}
+
+// lockPatience is how long the reconciler waits for an object that an operation holds.
+const lockPatience = 100 * time.Millisecond
+
+func (m *Manager) endInterruptedContainer(ctx context.Context, c *ctr) error {
+	brief, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	free, err := m.locks.take(brief, "container "+c.ID, "clean-up")
+	if err != nil {
+		return nil // not interrupted: it is being worked on
+	}
+	defer free()
+	if facts, err := m.Container(c.ID); err != nil || !facts.CreatedAt.IsZero() && m.hasPod(c.PodID) {
+		return nil
+	}
+	return m.teardownContainer(ctx, c)
+}
+
+func (m *Manager) hasPod(id string) bool {
+	_, err := m.Pod(id)
+	return err == nil
+}
+
+func (m *Manager) endInterruptedPod(ctx context.Context, id string) error {
+	brief, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	p, free, err := m.takePod(brief, id, "clean-up")
+	if p == nil || err != nil {
+		return nil
+	}
+	defer free()
+	switch facts := m.snapshot(p); {
+	case facts.ReadyAt.IsZero():
+		return m.teardownPod(ctx, p)
+	case !facts.StoppedAt.IsZero() && facts.Attached:
+		return m.stopPod(ctx, p)
+	}
+	return nil
 }
 
 // reconcileLoop compares records with the node every now and then.
@@ -300,12 +332,13 @@ func (m *Manager) reconcile(ctx context.Context) {
 			}
 		}
 	}
-	m.dropFolders(live)
+	m.endInterrupted(ctx)
+	m.dropFolders()
 }
 
 // dropFolders removes folders of pods and containers that no record knows. A folder is
 // made after its record, and a new record is looked for last, so none in use is taken.
-func (m *Manager) dropFolders(live []*Pod) {
+func (m *Manager) dropFolders() {
 	for _, e := range readDir(m.podStateDir("")) {
 		if _, err := m.pod(e); errors.Is(err, ErrNotFound) && len(e) == 64 && !m.recordKept(m.podFiles.path(e)) {
 			m.cfg.Log.Info("remove what an unknown pod left", "pod", e)

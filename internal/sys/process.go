@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -72,7 +73,7 @@ func PidfdAlive(pidfd *os.File) bool {
 
 // PidfdExit asks the kernel how an ended process ended (PIDFD_GET_INFO, Linux 6.15); any
 // holder of the pidfd may. An older kernel gives errors.ErrUnsupported, a
-// process that has not ended ErrRunning.
+// process that has not ended and been reaped ErrRunning.
 func PidfdExit(pidfd *os.File) (syscall.WaitStatus, error) {
 	info := &unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	err := unix.IoctlPidfdInfo(int(pidfd.Fd()), info)
@@ -84,13 +85,27 @@ func PidfdExit(pidfd *os.File) (syscall.WaitStatus, error) {
 		return 0, os.NewSyscallError("PIDFD_GET_INFO", err)
 	case err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0:
 		return syscall.WaitStatus(info.Exit_code), nil
-	case PidfdAlive(pidfd):
-		return 0, ErrRunning
 	}
-	return 0, fmt.Errorf("the kernel kept no exit status: %w", errors.ErrUnsupported)
+	return 0, ErrRunning
 }
 
-// ErrRunning says that a process has not ended.
+// PidfdExitWait waits at most limit for PidfdExit's answer: the kernel has it once the ended process
+// was reaped by its parent, which for an orphan is the machine's PID 1.
+func PidfdExitWait(pidfd *os.File, limit time.Duration) (syscall.WaitStatus, error) {
+	const step = 2 * time.Millisecond
+	for ; ; limit -= step {
+		status, err := PidfdExit(pidfd)
+		if !errors.Is(err, ErrRunning) {
+			return status, err
+		}
+		if limit <= 0 {
+			return 0, fmt.Errorf("its new parent has not reaped it: %w", err)
+		}
+		time.Sleep(step)
+	}
+}
+
+// ErrRunning says that a process has not ended, or was not reaped yet.
 var ErrRunning = errors.New("process still runs")
 
 // ExitCode turns a wait status into the shell's convention: the exit code, or 128 and the signal.

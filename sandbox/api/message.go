@@ -86,7 +86,8 @@ type Reply struct {
 	PID       int       `json:"pid,omitempty"`
 	Processes []Process `json:"processes,omitempty"`
 	More      bool      `json:"more,omitempty"`
-	Exit      *Exit     `json:"exit,omitempty"` // event, and in ExitFile
+	Warnings  []string  `json:"warnings,omitempty"` // of a launch that succeeded
+	Exit      *Exit     `json:"exit,omitempty"`     // event, and in ExitFile
 }
 
 // Hello says who a supervisor is.

@@ -211,11 +211,13 @@ func (s *Supervisor) settle(p *process, io *stdio, syncR *os.File) error {
 			io.stdout = master
 		}
 	}
-	if err := readReport(syncR); err != nil {
+	warnings, err := readReports(syncR)
+	if err != nil {
 		p.signal(int(syscall.SIGKILL))
 		io.closeAll()
 		return err
 	}
+	p.warnings = warnings
 	if io.console != nil {
 		io.console.Close()
 		p.console = io.stdout
@@ -251,23 +253,38 @@ func receiveConsole(c *sys.Conn) (*os.File, error) {
 	return sys.Pollable(fds[0])
 }
 
-// readReport reads the init's report to its end. Success is a mark and nothing after
-// it: the pipe is closed by execve. No mark means that the init was killed.
-func readReport(r *os.File) error {
-	data, err := io.ReadAll(io.LimitReader(r, 4096))
+// readReports reads what the init reports to the pipe's end. Success is the mark that it is
+// about to execute the workload, and nothing after it: execve(2) closes the pipe. Without
+// the mark the init was killed.
+func readReports(r *os.File) (warnings []string, err error) {
+	data, err := io.ReadAll(io.LimitReader(r, maxReports))
 	if err != nil {
-		return &api.Error{Stage: "init", Text: err.Error()}
+		return nil, &api.Error{Stage: "init", Text: err.Error()}
 	}
-	return reportError(data)
+	executed := false
+	for len(data) > 0 {
+		rep, rest, err := initmsg.DecodeReport(data)
+		switch {
+		case err != nil:
+			return nil, &api.Error{Stage: "init", Text: err.Error()}
+		case rep == nil:
+			return nil, &api.Error{Stage: "init", Text: "its report ends early"}
+		}
+		switch rep.Kind {
+		case initmsg.KindError:
+			return nil, &api.Error{Stage: rep.Stage, Text: rep.Text, Errno: int(rep.Errno)}
+		case initmsg.KindWarning:
+			warnings = append(warnings, rep.Error())
+		case initmsg.KindExecute:
+			executed = true
+		}
+		data = rest
+	}
+	if !executed {
+		return nil, &api.Error{Stage: "init", Text: "it was killed before the workload was executed"}
+	}
+	return warnings, nil
 }
 
-func reportError(data []byte) error {
-	rep, err := initmsg.ReadReport(data)
-	switch {
-	case err != nil:
-		return &api.Error{Stage: "init", Text: err.Error()}
-	case rep != nil:
-		return &api.Error{Stage: rep.Stage, Text: rep.Text, Errno: int(rep.Errno)}
-	}
-	return nil
-}
+// maxReports bounds what is read of an init's reports, in bytes.
+const maxReports = 64 << 10

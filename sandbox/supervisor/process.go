@@ -28,6 +28,8 @@ type process struct {
 	// after the exit was told and not before.
 	mounts *os.File
 
+	warnings []string // of the init
+
 	log     *logFile // nil for execs
 	fan     fanout
 	in      *input

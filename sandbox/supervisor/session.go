@@ -188,7 +188,7 @@ func (ses *session) launch(req *api.Request, fs files, keep map[*os.File]bool, o
 	if err != nil {
 		return err
 	}
-	o.reply.PID = p.pid
+	o.reply.PID, o.reply.Warnings = p.pid, p.warnings
 	o.file, err = sys.Dup(p.pidfd)
 	return err
 }

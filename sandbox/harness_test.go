@@ -1,0 +1,254 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/supervisor"
+)
+
+// The test binary plays the two programs beside the daemon: the real supervisor, and an init
+// whose message is a shell script.
+func TestMain(m *testing.M) {
+	switch filepath.Base(os.Args[0]) {
+	case "cri-shim-supervisor":
+		err := supervisor.Run(supervisor.Config{
+			Listener: os.NewFile(3, "listener"), Init: os.NewFile(4, "init"),
+			Release: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case "cri-shim-init":
+		scriptInit()
+	default:
+		os.Exit(m.Run())
+	}
+}
+
+func scriptInit() {
+	script, _ := io.ReadAll(io.NewSectionReader(os.NewFile(initmsg.FDMessage, "message"), 0, 1<<20))
+	report := os.NewFile(initmsg.FDSync, "sync")
+	if msg, ok := strings.CutPrefix(string(script), "fail "); ok {
+		report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindError, Stage: "mount", Errno: syscall.ENOENT, Text: msg}))
+		os.Exit(1)
+	}
+	report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindExecute}))
+	syscall.CloseOnExec(initmsg.FDSync)
+	syscall.CloseOnExec(initmsg.FDMessage)
+	syscall.Exec("/bin/sh", []string{"sh", "-c", string(script)}, nil)
+	os.Exit(1)
+}
+
+// host is a node on which everything is counted. What is in live was acquired and not
+// given back; fail names what does its work and then errs, once.
+type host struct {
+	t       *testing.T
+	dir     string
+	mu      sync.Mutex
+	live    map[string]bool
+	fail    string
+	hang    chan struct{} // network setup waits for it
+	script  string
+	images  map[string]*Image
+	current *Manager
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("makes namespaces and mounts: needs root")
+	}
+	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, script: "exec sleep 1000",
+		images: map[string]*Image{"busybox": {ID: "sha256:1", Ref: "busybox@sha256:2"}}}
+}
+
+func (h *host) manager() *Manager {
+	h.t.Helper()
+	exe, err := os.Open("/proc/self/exe")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	m, err := New(context.Background(), Config{
+		Root: filepath.Join(h.dir, "root"), State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
+		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: 2,
+		OperationTimeout: 30 * time.Second, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
+		Network: h, Images: h, Runtime: h, Failpoint: h.step,
+		Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+	})
+	if err != nil {
+		h.t.Fatalf("New = %v", err)
+	}
+	h.current = m
+	h.t.Cleanup(func() {
+		exe.Close()
+		if h.current != m {
+			return // a later manager took over
+		}
+		for _, p := range m.Pods() {
+			if err := m.RemovePod(context.Background(), p.ID); err != nil {
+				h.t.Errorf("RemovePod = %v", err)
+			}
+		}
+		m.endSupervisors()
+		m.Close()
+		sys.UnmountDetach(filepath.Join(h.dir, "netns"))
+	})
+	return m
+}
+
+func (m *Manager) endSupervisors() {
+	all := m.pool.clients
+	m.pool.clients = map[string]*client{}
+	for _, c := range all {
+		m.pool.quit(context.Background(), c)
+	}
+}
+
+// do counts what is acquired, then errs if the test wants it.
+func (h *host) do(name, resource string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.live[resource] = true
+	return h.failLocked(name)
+}
+
+func (h *host) step(name string) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failLocked(name)
+}
+
+var errBroken = errors.New("broken on purpose")
+
+func (h *host) failLocked(name string) error {
+	if h.fail != name {
+		return nil
+	}
+	h.fail = ""
+	return fmt.Errorf("%s: %w", name, errBroken)
+}
+
+func (h *host) undo(resource string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.live, resource)
+}
+
+func (h *host) left() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.live))
+}
+
+func (h *host) Setup(ctx context.Context, p *Pod) ([]netip.Addr, error) {
+	if h.hang != nil {
+		select {
+		case <-h.hang:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, h.do("setup", "net "+p.ID)
+}
+
+func (h *host) Teardown(_ context.Context, p *Pod) error {
+	h.undo("net " + p.ID)
+	return h.step("teardown")
+}
+func (h *host) Ready(context.Context) error           { return nil }
+func (h *host) Collect(context.Context, []*Pod) error { return nil }
+
+func (h *host) Resolve(ref string) (*Image, error) {
+	for name, img := range h.images {
+		if ref == name || ref == img.ID {
+			return img, nil
+		}
+	}
+	return nil, ErrNotFound
+}
+
+func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
+func (h *host) Release(owner string)       { h.undo("hold " + owner) }
+
+func (h *host) Rootfs(context.Context, *Container, string) (*os.File, error) {
+	f, err := os.Open("/")
+	return f, errors.Join(err, h.step("rootfs"))
+}
+
+func (h *host) Check(*Pod, *Container) error { return h.step("check") }
+
+func (h *host) Prepare(_ context.Context, p *Pod, c *Container, _ Environment) (*Launch, error) {
+	return &Launch{Message: []byte(h.script), User: &workload.User{}}, h.do("cgroup", "cgroup "+c.ID)
+}
+
+func (h *host) PrepareExec(_ context.Context, _ *Pod, _ *Container, e ExecSpec) (*Launch, error) {
+	return &Launch{Message: []byte(strings.Join(e.Command, " "))}, nil
+}
+
+func (h *host) PodInit(context.Context, *Pod) (*Launch, error) {
+	return &Launch{Message: []byte("exec sleep 1000"), CloneFlags: sys.CloneNewPID}, nil
+}
+
+func (h *host) Cleanup(_ context.Context, _ *Pod, c *Container) error {
+	h.undo("cgroup " + c.ID)
+	return nil
+}
+func (h *host) CleanupPod(context.Context, *Pod) error { return h.step("cleanup pod") }
+
+func podConfig(name string) *workload.Pod {
+	return &workload.Pod{
+		Metadata: workload.PodMetadata{Name: name, UID: name + "-uid", Namespace: "ns"}, Hostname: name,
+		Security: workload.PodSecurity{Namespaces: workload.Namespaces{PID: workload.ModePod}},
+		Sysctls:  map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shm_rmid_forced": "1"},
+	}
+}
+
+func containerConfig(name string) *workload.Container {
+	return &workload.Container{Metadata: workload.ContainerMetadata{Name: name}, Image: workload.ImageSpec{Image: "busybox"}}
+}
+
+// residue lists what is on the node beside what the fake host counts.
+func (h *host) residue() []string {
+	left := h.left()
+	for _, dir := range []string{"state/pods", "root/pods", "root/containers", "root/layers", "netns"} {
+		for _, e := range readDir(filepath.Join(h.dir, dir)) {
+			left = append(left, dir+"/"+e)
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, h.dir+"/") && !strings.Contains(line, h.dir+"/netns ") {
+			left = append(left, strings.TrimSpace(line))
+		}
+	}
+	return left
+}
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	for range 500 {
+		if cond() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("%s: not within 5 s", what)
+}
