@@ -2,6 +2,7 @@ package initproc_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -46,12 +47,13 @@ const containerFlags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS 
 
 // box is one container to be: the message and what the parent does about it.
 type box struct {
-	t     testing.TB
-	root  string // of the image
-	m     *initmsg.Message
-	flags uintptr
-	files []*os.File
-	stdin string
+	t         testing.TB
+	root      string // of the image
+	m         *initmsg.Message
+	flags     uintptr
+	files     []*os.File
+	stdin     string
+	stdinFile *os.File
 }
 
 func needRoot(t testing.TB) {
@@ -204,9 +206,12 @@ func (b *box) launch() (*child, error) {
 	c.cmd.Env = []string{"GOGC=off"}
 	c.cmd.Dir = "/"
 	c.cmd.Stdin = strings.NewReader(b.stdin)
+	if b.stdinFile != nil {
+		c.cmd.Stdin = b.stdinFile
+	}
 	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
 	c.cmd.ExtraFiles = append([]*os.File{msgR, syncW}, b.files...)
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: b.flags, Pdeathsig: syscall.SIGKILL}
+	c.cmd.SysProcAttr = sysProcAttr(b.flags)
 	err = c.cmd.Start()
 	msgR.Close()
 	syncW.Close()
@@ -294,4 +299,47 @@ func want(t testing.TB, what, got, want string) {
 	if strings.TrimSpace(got) != strings.TrimSpace(want) {
 		t.Errorf("%s = %q; want %q", what, got, want)
 	}
+}
+
+func sysProcAttr(flags uintptr) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Cloneflags: flags, Pdeathsig: syscall.SIGKILL}
+}
+
+// filter is a seccomp program in the kernel's form.
+func filter(instructions ...unix.SockFilter) (b []byte) {
+	for _, i := range instructions {
+		b = binary.NativeEndian.AppendUint16(b, i.Code)
+		b = append(b, i.Jt, i.Jf)
+		b = binary.NativeEndian.AppendUint32(b, i.K)
+	}
+	return b
+}
+
+func allowAll() []byte {
+	return filter(unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
+}
+
+// deny gives errno for one system call.
+func deny(nr uint32, errno syscall.Errno) []byte {
+	return filter(
+		unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jf: 1},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	)
+}
+
+// command is a helper program of a test.
+func command(name string, args ...string) *exec.Cmd { return exec.Command(name, args...) }
+
+// waitUntil polls for five seconds.
+func waitUntil(t testing.TB, what string, done func() bool) {
+	t.Helper()
+	for range 1000 {
+		if done() {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("%s: not within 5 s", what)
 }
