@@ -1,0 +1,258 @@
+package initproc
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// mount does one mount. The mount is made detached, where nothing can see
+// it, and gets its attributes there: it is never writable or suid at its
+// target for a moment. The target is a descriptor that was resolved inside the
+// root, so that a link swapped in later changes nothing (CVE-2021-30465).
+func (s *setup) mount(m *initmsg.Mount) error {
+	target, dir := -1, true
+	var err error
+	if m.TmpCopyUp {
+		// What the image has there is the source, so look before it is covered.
+		if target, err = s.target(m, true); err != nil {
+			return err
+		}
+	}
+	src, dir, err := mountSource(m, target)
+	if err != nil {
+		if target >= 0 {
+			unix.Close(target)
+		}
+		if m.Optional {
+			return nil
+		}
+		return err
+	}
+	defer unix.Close(src)
+	if target < 0 {
+		if target, err = s.target(m, dir); err != nil {
+			return err
+		}
+	}
+	defer unix.Close(target)
+	return s.attach(src, target, m)
+}
+
+// attach puts a finished mount on target and proves that it is what the
+// target's path now leads to.
+func (s *setup) attach(src, target int, m *initmsg.Mount) error {
+	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
+	if err := unix.MoveMount(src, "", target, "", flags); err != nil {
+		return wrap("attach", "", err)
+	}
+	if p := m.Propagation; p != 0 {
+		// After the attaching, which makes a mount below a shared one shared.
+		flags := uint(0)
+		if p&unix.MS_REC != 0 {
+			flags = unix.AT_RECURSIVE
+		}
+		if err := setAttr(src, flags, &unix.MountAttr{Propagation: p &^ unix.MS_REC}); err != nil {
+			return wrap("set propagation", "", err)
+		}
+	}
+	return s.verify(src, m)
+}
+
+// verify looks the target up again: a mount that ended elsewhere, because
+// the image or a volume shared with another container moved things about, is an
+// error rather than a container without its /proc (CVE-2019-19921,
+// CVE-2023-27561).
+func (s *setup) verify(src int, m *initmsg.Mount) error {
+	want, err := mountID(src)
+	if err != nil {
+		return err
+	}
+	fd, err := openIn(s.root, m.Target, unix.O_PATH, resolveFor(m))
+	if err != nil {
+		return wrap("look at the target again", "", err)
+	}
+	defer unix.Close(fd)
+	got, err := mountID(fd)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return text("the target was moved away while it was mounted on")
+	}
+	return nil
+}
+
+// resolveFor is how a target is resolved. The kernel's own views must be at
+// their real paths: LSM labels and sysctls are read from there (CVE-2019-19921).
+func resolveFor(m *initmsg.Mount) uint64 {
+	switch m.FSType {
+	case "proc", "sysfs":
+		return beneath | unix.RESOLVE_NO_SYMLINKS
+	}
+	return beneath
+}
+
+// target opens the target, making it when it is missing.
+func (s *setup) target(m *initmsg.Mount, dir bool) (int, error) {
+	mode := m.CreateMode
+	if mode == 0 {
+		mode = 0o755
+	}
+	flags := unix.O_PATH
+	if m.NoFollow {
+		flags |= unix.O_NOFOLLOW
+	}
+	resolve := resolveFor(m)
+	fd, err := openIn(s.root, m.Target, flags, resolve)
+	if err == unix.ENOENT && !(m.NoFollow && s.dangling(m.Target)) {
+		// With links on the way forbidden, the second look still is.
+		if fd, err = ensure(s.root, m.Target, dir, mode); err == nil {
+			unix.Close(fd)
+			fd, err = openIn(s.root, m.Target, flags, resolve)
+		}
+	}
+	if err == unix.ELOOP {
+		return -1, wrap("the target must not be, or be reached by, a symbolic link", "", err)
+	}
+	if err != nil {
+		return -1, wrap("open the target", "", err)
+	}
+	var st unix.Stat_t
+	err = unix.Fstat(fd, &st)
+	switch kind := st.Mode & unix.S_IFMT; {
+	case err != nil:
+	case kind == unix.S_IFLNK:
+		err = wrap("the target is a symbolic link", "", unix.ELOOP)
+	case dir && kind != unix.S_IFDIR:
+		err = wrap("the target is not a directory", "", unix.ENOTDIR)
+	case !dir && kind == unix.S_IFDIR:
+		err = wrap("the source is not a directory, the target is one", "", unix.EISDIR)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// dangling says whether path ends in a link that leads nowhere.
+func (s *setup) dangling(path string) bool {
+	fd, err := openIn(s.root, path, unix.O_PATH|unix.O_NOFOLLOW, beneath)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// mountSource returns a detached mount with the attributes of m, and whether its root
+// is a directory. covered is the directory that a tmpfs copies, or -1.
+func mountSource(m *initmsg.Mount, covered int) (fd int, dir bool, err error) {
+	if m.FSType != "" {
+		if fd, err = newMount(m); err == nil && covered >= 0 {
+			err = wrap("copy up", "", copyUp(covered, fd))
+		}
+	} else if m.File != initmsg.NoFile {
+		fd = int(file(m.File))
+	} else {
+		flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC)
+		if m.Recursive {
+			flags |= unix.AT_RECURSIVE
+		}
+		fd, err = unix.OpenTree(unix.AT_FDCWD, m.Source, flags)
+		err = wrap("clone the mount of", m.Source, err)
+	}
+	if err != nil {
+		return fd, false, err
+	}
+	if err := setMountAttrs(fd, m); err != nil {
+		unix.Close(fd)
+		return -1, false, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		unix.Close(fd)
+		return -1, false, err
+	}
+	return fd, st.Mode&unix.S_IFMT == unix.S_IFDIR, nil
+}
+
+// fsmountAttrs are the attributes that fsmount(2) takes itself.
+const fsmountAttrs = unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV |
+	unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR__ATIME | unix.MOUNT_ATTR_NODIRATIME
+
+// newMount makes a new file system.
+func newMount(m *initmsg.Mount) (int, error) {
+	fs, err := unix.Fsopen(m.FSType, unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return -1, wrap("fsopen", m.FSType, needs("5.2", err))
+	}
+	defer unix.Close(fs)
+	if m.Source != "" {
+		if err := unix.FsconfigSetString(fs, "source", m.Source); err != nil {
+			return -1, wrap("fsconfig source", m.Source, because(fs, err))
+		}
+	}
+	for _, o := range m.Options {
+		key, value, set := strings.Cut(o, "=")
+		if set {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return -1, wrap("fsconfig", o, because(fs, err))
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return -1, wrap("fsconfig create", m.FSType, because(fs, err))
+	}
+	attr := m.AttrSet & fsmountAttrs
+	if m.TmpCopyUp {
+		attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
+	return fd, wrap("fsmount", m.FSType, err)
+}
+
+// because adds what the file system wrote into its log (fsopen(2)), which says
+// more than EINVAL.
+func because(fs int, err error) error {
+	buf := make([]byte, 1024)
+	n, rerr := unix.Read(fs, buf)
+	if rerr != nil || n <= 2 {
+		return err
+	}
+	return wrap(strings.TrimSpace(string(buf[2:n])), "", err)
+}
+
+// setMountAttrs sets the attributes on a detached mount.
+func setMountAttrs(fd int, m *initmsg.Mount) error {
+	set, clr := m.AttrSet, m.AttrClear
+	if m.FSType != "" && clr == 0 && set&^fsmountAttrs == 0 && !m.TmpCopyUp {
+		set = 0 // fsmount has done it
+	}
+	if m.FSType != "" && m.TmpCopyUp {
+		clr |= (unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC) &^ set
+	}
+	if err := setMountAttr(fd, 0, set, clr); err != nil {
+		return wrap("set attributes", "", err)
+	}
+	return wrap("set recursive attributes", "", setMountAttr(fd, unix.AT_RECURSIVE, m.RecAttrSet, m.RecAttrClear))
+}
+
+func setMountAttr(fd int, flags uint, set, clr uint64) error {
+	if set|clr == 0 {
+		return nil
+	}
+	// mount_setattr(2): the access time modes are a number, which is
+	// only changed as a whole.
+	const modes = unix.MOUNT_ATTR__ATIME
+	if set&modes != 0 || clr&modes != 0 {
+		clr |= modes
+	}
+	return needs("5.12", setAttr(fd, flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr}))
+}

@@ -1,0 +1,3 @@
+package initproc
+
+const podMachine = 183 // EM_AARCH64

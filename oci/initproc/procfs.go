@@ -1,0 +1,104 @@
+package initproc
+
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// openProc makes a procfs that no one else can mount over or see: it is not
+// attached anywhere. It is only made where something is to be written to it.
+func (s *setup) openProc() error {
+	m := s.m
+	p := &m.Process
+	if len(m.Sysctls) == 0 && len(m.TimeOffsets) == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
+		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) {
+		return nil
+	}
+	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return wrap("fsopen", "proc", needs("5.2", err))
+	}
+	defer unix.Close(fs)
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return wrap("fsconfig", "proc", err)
+	}
+	s.proc, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return wrap("fsmount", "proc", err)
+	}
+	return verifyProc(s.proc)
+}
+
+func verifyProc(fd int) error {
+	t, err := fsType(fd)
+	if err == nil && t != unix.PROC_SUPER_MAGIC {
+		err = text("not a procfs")
+	}
+	return wrap("verify", "procfs", err)
+}
+
+// procWrite writes to a file below dir of the private procfs, without leaving dir.
+func (s *setup) procWrite(dir, path, value string) error {
+	at, err := openIn(s.proc, dir, unix.O_PATH|unix.O_DIRECTORY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(at)
+	fd, err := openIn(at, path, unix.O_WRONLY|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_SYMLINKS)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := verifyProc(fd); err != nil {
+		return err
+	}
+	return writeOnce(fd, value)
+}
+
+func (s *setup) setSysctls() error {
+	for _, c := range s.m.Sysctls {
+		if err := s.procWrite("sys", c.Name, c.Value); err != nil {
+			return wrap("write sysctl", c.Name, err)
+		}
+	}
+	return nil
+}
+
+// setOOMScore warns where the machine lacks CAP_SYS_RESOURCE, as the CRI allows going on.
+func (s *setup) setOOMScore() error {
+	v := s.m.Process.OOMScoreAdj
+	if v == nil {
+		return nil
+	}
+	err := wrap("write oom_score_adj", itoa(int(*v)), s.procWrite("self", "oom_score_adj", itoa(int(*v))))
+	if e := errnoOf(err); e == unix.EACCES || e == unix.EPERM {
+		s.report(initmsg.KindWarning, err)
+		return nil
+	}
+	return err
+}
+
+// setLabels sets the LSM labels that execve(2) will give the workload. They are
+// set while root and before no_new_privs, with which both modules refuse
+// most transitions.
+func (s *setup) setLabels() error {
+	p := &s.m.Process
+	if p.AppArmor != "" {
+		// Both are the same where only one LSM is active; with several, only
+		// the first one is AppArmor's (Linux 5.8).
+		err := s.procWrite("thread-self/attr/apparmor", "exec", "exec "+p.AppArmor)
+		if err == unix.ENOENT {
+			err = s.procWrite("thread-self/attr", "exec", "exec "+p.AppArmor)
+		}
+		if err != nil {
+			return wrap("set the AppArmor profile", p.AppArmor, err)
+		}
+	}
+	if p.SELinux != "" {
+		if err := s.procWrite("thread-self/attr", "exec", p.SELinux); err != nil {
+			return wrap("set the SELinux label", p.SELinux, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,218 @@
+package initproc
+
+import (
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// rootfs makes the root file system and moves into it.
+func (s *setup) rootfs() error {
+	m, r := s.m, s.m.Root
+	s.stage = "rootfs"
+	if err := s.openNull(); err != nil {
+		return err
+	}
+	if err := s.attachRoot(); err != nil {
+		return err
+	}
+	s.stage = "mount"
+	for i := range m.Mounts {
+		if err := s.mount(&m.Mounts[i]); err != nil {
+			return wrap("mount", m.Mounts[i].Target, err)
+		}
+	}
+	s.stage = "devices"
+	// After the mounts: /dev is one of them.
+	for i := range m.Devices {
+		if err := s.device(&m.Devices[i]); err != nil {
+			return wrap("make device", m.Devices[i].Path, err)
+		}
+	}
+	for _, l := range m.Symlinks {
+		if err := s.symlink(l); err != nil {
+			return wrap("make symlink", l.Path, err)
+		}
+	}
+	if m.Process.Terminal {
+		s.stage = "terminal"
+		// The container's own devpts is mounted by now, and nothing of the
+		// container runs yet that could take /dev/console away.
+		if err := s.openTerminal(); err != nil {
+			return err
+		}
+		if err := s.bindConsole(); err != nil {
+			return err
+		}
+	}
+	s.stage = "hooks"
+	// runtime-spec, "createContainer Hooks": in the container's namespaces,
+	// after its mounts were made and before pivot_root; paths are the host's.
+	if err := runHooks("createContainer", m.CreateContainerHooks, m.State); err != nil {
+		return err
+	}
+	s.stage = "read-only paths"
+	// Before the masks, as a read-only bind of a tree would uncover what is masked in it.
+	for _, path := range m.Readonly {
+		if err := s.readonly(path); err != nil {
+			return wrap("make read-only", path, err)
+		}
+	}
+	s.stage = "masked paths"
+	for _, path := range m.Masked {
+		if err := s.mask(path); err != nil {
+			return wrap("mask", path, err)
+		}
+	}
+	s.stage = "pivot"
+	if r.Readonly {
+		// Last, since targets of mounts and devices had to be made.
+		if err := setAttr(s.root, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return wrap("make read-only", "/", err)
+		}
+	}
+	if err := s.pivot(); err != nil {
+		return err
+	}
+	if r.FinalPropagation != 0 {
+		if err := unix.Mount("", "/", "", uintptr(r.FinalPropagation), ""); err != nil {
+			return wrap("set propagation of", "/", err)
+		}
+	}
+	return nil
+}
+
+// attachRoot puts the new root on the staging directory and opens it.
+func (s *setup) attachRoot() error {
+	r := s.m.Root
+	prop := r.Propagation
+	if prop == 0 {
+		prop = unix.MS_REC | unix.MS_SLAVE
+	}
+	// Before anything is mounted: a mount below a shared one would appear on the host.
+	if err := unix.Mount("", "/", "", uintptr(prop), ""); err != nil {
+		return wrap("set propagation of", "/", err)
+	}
+	if prop&unix.MS_SHARED != 0 {
+		// pivot_root(2): the new root's parent must not be shared, and the new
+		// root itself must not be propagated to the host.
+		if err := makeParentPrivate(r.Staging); err != nil {
+			return wrap("make the mount private of", r.Staging, err)
+		}
+	}
+	var err error
+	if r.File != initmsg.NoFile {
+		s.root = int(file(r.File))
+	} else {
+		s.root, err = unix.OpenTree(unix.AT_FDCWD, r.Path, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if err != nil {
+			return wrap("clone the mount of", r.Path, needs("5.2", err))
+		}
+	}
+	// A mount that was cloned in the host's mount namespace is a peer of the
+	// host's: what is mounted below it would appear there.
+	private := unix.MountAttr{Propagation: unix.MS_SLAVE}
+	if prop&unix.MS_PRIVATE != 0 || prop&unix.MS_UNBINDABLE != 0 {
+		private.Propagation = unix.MS_PRIVATE
+	}
+	if err := setAttr(s.root, unix.AT_RECURSIVE, &private); err != nil {
+		return wrap("set propagation of", "the root", needs("5.12", err))
+	}
+	if err := unix.MoveMount(s.root, "", unix.AT_FDCWD, r.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return wrap("attach the root to", r.Staging, err)
+	}
+	return nil
+}
+
+// makeParentPrivate makes the mount that path is on private.
+func makeParentPrivate(path string) error {
+	for {
+		var st unix.Statx_t
+		if err := unix.Statx(unix.AT_FDCWD, path, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
+			return err
+		}
+		if path == "/" || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+			return unix.Mount("", path, "", unix.MS_PRIVATE, "")
+		}
+		path = path[:max(strings.LastIndexByte(strings.TrimRight(path, "/"), '/'), 0)]
+		if path == "" {
+			path = "/"
+		}
+	}
+}
+
+// setAttr is mount_setattr(2) on the mount that fd is the root of.
+func setAttr(fd int, flags uint, attr *unix.MountAttr) error {
+	return unix.MountSetattr(fd, "", flags|unix.AT_EMPTY_PATH, attr)
+}
+
+// pivot makes s.root the root and takes the host's mounts away.
+func (s *setup) pivot() error {
+	if s.m.Root.NoPivot {
+		if err := s.moveRoot(); err != nil {
+			return err
+		}
+		return wrap("chdir", "/", unix.Chdir("/"))
+	}
+	old, err := unix.Open("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open", "the old root", err)
+	}
+	defer unix.Close(old)
+	if err := unix.Fchdir(s.root); err != nil {
+		return wrap("chdir", "the new root", err)
+	}
+	// pivot_root(2), "pivot_root(".", ".")": the old root is put on top of
+	// the new one, so that no directory for it has to be made in the image.
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return wrap("pivot_root", "", err)
+	}
+	if err := unix.Fchdir(old); err != nil {
+		return wrap("chdir", "the old root", err)
+	}
+	// Or the unmount would be propagated to the host.
+	if err := unix.Mount("", ".", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return wrap("set propagation of", "the old root", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return wrap("unmount", "the old root", err)
+	}
+	return wrap("chdir", "/", unix.Chdir("/"))
+}
+
+// moveRoot is for a root on the initramfs, which pivot_root(2) cannot leave. The old
+// root stays below, so at least its procfs and sysfs, which show
+// everything unmasked, are taken away, as runc does.
+func (s *setup) moveRoot() error {
+	fd, err := openIn(s.proc, "thread-self/mountinfo", unix.O_RDONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return wrap("open", "mountinfo", err)
+	}
+	defer unix.Close(fd)
+	data, err := readAll(fd)
+	if err != nil {
+		return wrap("read", "mountinfo", err)
+	}
+	for line := range strings.SplitSeq(string(data), "\n") {
+		mount, fs, _ := strings.Cut(line, " - ")
+		f := strings.Fields(mount)
+		if len(f) < 5 || !strings.HasPrefix(fs, "proc ") && !strings.HasPrefix(fs, "sysfs ") ||
+			strings.HasPrefix(f[4]+"/", strings.TrimRight(s.m.Root.Staging, "/")+"/") {
+			continue
+		}
+		if unix.Unmount(f[4], unix.MNT_DETACH) != nil {
+			if err := unix.Mount("tmpfs", f[4], "tmpfs", unix.MS_RDONLY, "size=4k"); err != nil {
+				return wrap("cover", f[4], err)
+			}
+		}
+	}
+	if err := unix.Fchdir(s.root); err != nil {
+		return wrap("chdir", "the new root", err)
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return wrap("move the root to", "/", err)
+	}
+	return wrap("chroot", "", unix.Chroot("."))
+}

@@ -1,0 +1,206 @@
+package initproc
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// workload is the tail that a container's first process and an exec share: from
+// a finished root to execve.
+func (s *setup) workload() error {
+	p := &s.m.Process
+	if len(p.Args) == 0 || p.Args[0] == "" {
+		return text("message: no command")
+	}
+	s.stage = "session"
+	if err := s.session(); err != nil {
+		return err
+	}
+	// An own session keyring: the inherited one may hold the host's keys
+	// (keyrings(7)). An anonymous one cannot be joined by its name.
+	if _, _, e := unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0); e != 0 && e != unix.ENOSYS && e != unix.EPERM {
+		return wrap("join a new session keyring", "", e)
+	}
+	s.stage = "lsm"
+	if err := s.setLabels(); err != nil {
+		return err
+	}
+	s.stage = "scheduling"
+	// While CAP_SYS_NICE is still there.
+	if err := setScheduling(p); err != nil {
+		return err
+	}
+	s.stage = "environment"
+	// As root: the image's /etc may be closed to the user.
+	env := s.environment()
+	s.stage = "stdio"
+	if err := ownStdio(p); err != nil {
+		return err
+	}
+	s.stage = "cwd"
+	if p.CreateCwd {
+		fd, err := ensure(s.root, p.Cwd, true, 0o755)
+		if err != nil {
+			return wrap("mkdir", p.Cwd, err)
+		}
+		unix.Close(fd)
+	}
+	// Root may enter what the user may not, as users of runc rely on, but on a
+	// network file system that squashes root only the user may.
+	cwdErr := s.chdir(p.Cwd)
+	if cwdErr != nil && errnoOf(cwdErr) != unix.EACCES && errnoOf(cwdErr) != unix.EPERM {
+		return cwdErr
+	}
+	s.stage = "rlimits"
+	// Late, as a low RLIMIT_NOFILE or RLIMIT_AS would hit the init, but with
+	// CAP_SYS_RESOURCE, and before the user changes: RLIMIT_NPROC counts then.
+	if err := setRlimits(p); err != nil {
+		return err
+	}
+	s.stage = "no_new_privs"
+	// After the LSM labels; before seccomp, which needs it or CAP_SYS_ADMIN.
+	if p.NoNewPrivs {
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			return wrap("prctl PR_SET_NO_NEW_PRIVS", "", err)
+		}
+	} else {
+		// Without no_new_privs the filter needs CAP_SYS_ADMIN, so it has to be
+		// loaded before that is dropped, and the filter has to allow the few
+		// calls from here on (seccomp(2)).
+		if err := s.loadSeccomp(); err != nil {
+			return err
+		}
+	}
+	s.stage = "user"
+	if err := setUser(p); err != nil {
+		return err
+	}
+	s.stage = "cwd"
+	if cwdErr != nil {
+		if err := s.chdir(p.Cwd); err != nil {
+			return err
+		}
+	}
+	if err := cwdInside(); err != nil {
+		return err
+	}
+	s.stage = "capabilities"
+	if err := setCapabilities(p.Caps); err != nil {
+		return err
+	}
+	s.stage = "exec"
+	// With the user's own rights, and before the gate, so that a missing command
+	// is an error of create.
+	name, err := lookPath(p.Args[0], env)
+	if err != nil {
+		return err
+	}
+	return s.start(name, env)
+}
+
+// start waits at the gate and executes the workload.
+func (s *setup) start(name string, env []string) error {
+	p := &s.m.Process
+	umask := s.umask
+	if p.Umask != nil {
+		umask = int(*p.Umask & 0o777)
+	}
+	unix.Umask(umask)
+	if s.m.StartFile != initmsg.NoFile {
+		s.stage = "start"
+		s.report(initmsg.KindReady, nil)
+		if err := s.gate(); err != nil {
+			return err
+		}
+	}
+	s.stage = "exec"
+	// In this order no copy overwrites a file that is still to be copied:
+	// the source is always above its target.
+	for i := range int(p.ExtraFiles) {
+		if err := unix.Dup3(int(file(p.FirstExtra))+i, 3+i, 0); err != nil {
+			return wrap("dup file", itoa(3+i), err)
+		}
+	}
+	if err := resetSignals(); err != nil {
+		return err
+	}
+	if p.NoNewPrivs {
+		// As late as possible: whatever is called after this has to be in
+		// every profile. Only hooks come after, since runtime-spec takes
+		// their programs from the image.
+		if err := s.loadSeccomp(); err != nil {
+			return err
+		}
+	}
+	s.stage = "hooks"
+	// runtime-spec, "startContainer Hooks": after start was asked for, in the
+	// container, before the workload.
+	if err := runHooks("startContainer", s.m.StartContainerHooks, s.m.State); err != nil {
+		return err
+	}
+	s.stage = "exec"
+	return wrap("exec", name, syscall.Exec(name, p.Args, env))
+}
+
+// gate opens the start FIFO for writing, which blocks until someone opens it for reading.
+func (s *setup) gate() error {
+	path := "self/fd/" + itoa(int(file(s.m.StartFile)))
+	for {
+		fd, err := unix.Openat(s.proc, path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return wrap("open", "the start fifo", err)
+		}
+		defer unix.Close(fd)
+		return wrap("write", "the start fifo", writeOnce(fd, "0"))
+	}
+}
+
+// chdir enters a directory of the root. No magic link is followed: /proc/self/fd/N
+// as the working directory has led to the host (CVE-2024-21626).
+func (s *setup) chdir(path string) error {
+	fd, err := openIn(s.root, path, unix.O_PATH|unix.O_DIRECTORY, beneath)
+	if err == nil {
+		err = unix.Fchdir(fd)
+		unix.Close(fd)
+	}
+	return wrap("chdir to cwd", path, err)
+}
+
+// cwdInside proves that the working directory can be reached from the root. The
+// kernel gives a path without a leading slash, "(unreachable)/…", where it
+// cannot be (getcwd(3); CVE-2024-21626).
+func cwdInside() error {
+	wd, err := unix.Getwd()
+	if err == nil && (wd == "" || wd[0] != '/') {
+		err = unix.ENOENT
+	}
+	return wrap("the working directory is outside the container's root", "", err)
+}
+
+// ownStdio gives the workload's user the pipes and files that are its stdio, so that it
+// can open /dev/stdout and the like, as runc does. The group stays.
+func ownStdio(p *initmsg.Process) error {
+	for fd := range 3 {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return wrap("stat stdio", itoa(fd), err)
+		}
+		// A node of /dev belongs to all containers; sockets and files of the
+		// right owner need nothing.
+		if st.Uid == p.UID || st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			continue
+		}
+		err := unix.Fchown(fd, int(p.UID), -1)
+		// EINVAL: an anonymous inode or an id that the mount does not know.
+		if err != nil && err != unix.EINVAL && err != unix.EPERM && err != unix.EROFS {
+			return wrap("chown stdio", itoa(fd), err)
+		}
+	}
+	return nil
+}
