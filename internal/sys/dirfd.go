@@ -33,6 +33,12 @@ func (d DirFD) Dir(name string) (DirFD, error) {
 	return DirFD(fd), err
 }
 
+// ReadableDir opens the directory name below d for system calls that do not take an O_PATH descriptor.
+func (d DirFD) ReadableDir(name string) (DirFD, error) {
+	fd, err := openat(int(d), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC)
+	return DirFD(fd), err
+}
+
 // File turns a duplicate of d into an *os.File with the given name, for callers that hand the directory on.
 func (d DirFD) File(name string) (*os.File, error) {
 	fd, err := unix.FcntlInt(uintptr(d), unix.F_DUPFD_CLOEXEC, 3)
