@@ -38,7 +38,6 @@ func TestReadOOMKills(t *testing.T) {
 	}
 }
 
-
 func TestUint(t *testing.T) {
 	for in, want := range map[string]uint64{"0": 0, "max\n": Max, " 42\n": 42, "18446744073709551615": Max} {
 		if got, ok := Uint([]byte(in)); !ok || got != want {
