@@ -160,7 +160,7 @@ func (c *compiler) platform() error {
 var namespaceFlags = map[specs.LinuxNamespaceType]uint64{
 	specs.PIDNamespace:     sys.CloneNewPID,
 	specs.NetworkNamespace: sys.CloneNewNet,
-	specs.MountNamespace:   sys.CloneNewMount,
+	specs.MountNamespace:   sys.CloneNewNS,
 	specs.IPCNamespace:     sys.CloneNewIPC,
 	specs.UTSNamespace:     sys.CloneNewUTS,
 	specs.UserNamespace:    sys.CloneNewUser,
@@ -185,7 +185,7 @@ func (c *compiler) namespaces() error {
 		if !filepath.IsAbs(ns.Path) {
 			return fieldf(field+".path", "%q is not an absolute path", ns.Path)
 		}
-		if flag == sys.CloneNewMount {
+		if flag == sys.CloneNewNS {
 			return unsupported(field+".path", "a mount namespace cannot be joined by a container")
 		}
 		if flag == sys.CloneNewTime {
@@ -193,7 +193,7 @@ func (c *compiler) namespaces() error {
 		}
 		c.joined[flag] = ns.Path
 	}
-	if c.new&sys.CloneNewMount == 0 {
+	if c.new&sys.CloneNewNS == 0 {
 		return unsupported("linux.namespaces", "a container without a mount namespace of its own")
 	}
 	has := func(flag uint64) bool { return c.new&flag != 0 || c.joined[flag] != "" }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/cgroup"
 )
 
 // defaultNodes are what a runtime must supply (runtime-spec, "Default Devices").
@@ -169,6 +170,6 @@ func CgroupResources(spec *specs.Spec) *specs.LinuxResources {
 	rules := make([]specs.LinuxDeviceCgroup, 0, len(out.Devices)+12)
 	rules = append(rules, specs.LinuxDeviceCgroup{Allow: false, Access: "rwm"})
 	rules = append(rules, out.Devices...)
-	out.Devices = append(rules, DefaultDeviceRules()...)
+	out.Devices = append(rules, cgroup.DefaultDevices()...)
 	return out
 }

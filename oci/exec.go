@@ -22,7 +22,7 @@ var execNamespaces = [...]struct {
 	{specs.IPCNamespace, "ipc", sys.CloneNewIPC},
 	{specs.UTSNamespace, "uts", sys.CloneNewUTS},
 	{specs.CgroupNamespace, "cgroup", sys.CloneNewCgroup},
-	{specs.MountNamespace, "mnt", sys.CloneNewMount},
+	{specs.MountNamespace, "mnt", sys.CloneNewNS},
 }
 
 // ExecState is where a running container is.

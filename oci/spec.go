@@ -70,8 +70,14 @@ type Params struct {
 	// mask; for another client an absent context means the runtime's defaults, not an unmasked /proc.
 	NoSecurityContext bool
 
-	// Edit changes the finished specification (CDI devices, NRI).
+	// MountFiles are detached mounts by destination (cleaned), see Options.MountFiles.
+	MountFiles map[string]*os.File
+
+	// Edit changes the finished specification (CDI devices, NRI). Spec.Linux.Seccomp is shared with other
+	// containers: it may be replaced, not changed.
 	Edit func(*specs.Spec) error
+
+	checkOnly bool // there is no image to look users up in
 }
 
 // Host is what Build must know about the node. DetectHost fills in what can be detected.

@@ -14,28 +14,11 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/oci/cgroup"
 )
 
 // maxDevices bounds what one directory of devices may expand to.
 const maxDevices = 4096
-
-// DefaultDeviceRules allow what every container may use (runtime-spec, "Default Devices"): making any node, which gives
-// no access to it, the default nodes, terminals. They follow a rule that denies everything and those of a specification.
-func DefaultDeviceRules() []specs.LinuxDeviceCgroup {
-	rules := []specs.LinuxDeviceCgroup{
-		{Allow: true, Type: "c", Access: "m"},
-		{Allow: true, Type: "b", Access: "m"},
-	}
-	for _, d := range defaultNodes {
-		rules = append(rules, deviceRule("c", int64(d.major), int64(d.minor), "rwm"))
-	}
-	pts := int64(136)
-	return append(rules,
-		deviceRule("c", 5, 1, "rwm"), // /dev/console
-		deviceRule("c", 5, 2, "rwm"), // /dev/ptmx
-		specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: &pts, Access: "rwm"},
-	)
-}
 
 func deviceRule(typ string, major, minor int64, access string) specs.LinuxDeviceCgroup {
 	return specs.LinuxDeviceCgroup{Allow: true, Type: typ, Major: &major, Minor: &minor, Access: access}
@@ -44,9 +27,9 @@ func deviceRule(typ string, major, minor int64, access string) specs.LinuxDevice
 // devices adds those of the client. Privileged: all of the host's /dev, and the control group allows all (CRI, 6 and 7).
 func (b *builder) devices(ctx context.Context) error {
 	if b.sec.Privileged {
-		b.deviceRules = []specs.LinuxDeviceCgroup{{Allow: true, Access: "rwm"}}
+		b.deviceRules = cgroup.AllDevices()
 	} else {
-		b.deviceRules = append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, DefaultDeviceRules()...)
+		b.deviceRules = append([]specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}, cgroup.DefaultDevices()...)
 	}
 	if len(b.ctr.Devices) == 0 && !b.sec.Privileged {
 		return nil

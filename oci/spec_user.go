@@ -26,6 +26,7 @@ type accounts struct {
 	passwd, group []byte
 	havePasswd    bool
 	haveGroup     bool
+	absent        bool // names are not looked up at all
 }
 
 func (a *accounts) read(name string, have *bool, data *[]byte) ([]byte, error) {
@@ -80,7 +81,7 @@ type identity struct {
 // user resolves run_as_username, run_as_user and run_as_group, or else the image's "user[:group]", in the image's
 // own user database (CRI LinuxContainerSecurityContext; image-spec config, "User").
 func (b *builder) user() error {
-	acc := &accounts{root: b.Root}
+	acc := &accounts{root: b.Root, absent: b.checkOnly}
 	id, err := b.identity(acc)
 	if err != nil {
 		return err
@@ -153,6 +154,9 @@ func lookupUser(acc *accounts, name string) (*identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	if u == nil && acc.absent {
+		return id, nil
+	}
 	if u == nil {
 		return nil, fmt.Errorf("user %q is not in the image's /etc/passwd", name)
 	}
@@ -171,6 +175,9 @@ func lookupGroup(acc *accounts, name string) (uint32, error) {
 	g, err := acc.groups(func(g *user.Group) bool { return g.Name == name })
 	if err != nil {
 		return 0, err
+	}
+	if len(g) == 0 && acc.absent {
+		return 0, nil
 	}
 	if len(g) == 0 {
 		return 0, fmt.Errorf("group %q is not in the image's /etc/group", name)

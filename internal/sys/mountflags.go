@@ -30,18 +30,6 @@ const (
 	MountUnbindable uint64 = unix.MS_UNBINDABLE
 )
 
-// Namespace flags of clone(2), unshare(2) and setns(2).
-const (
-	CloneNewCgroup uint64 = unix.CLONE_NEWCGROUP
-	CloneNewIPC    uint64 = unix.CLONE_NEWIPC
-	CloneNewNet    uint64 = unix.CLONE_NEWNET
-	CloneNewMount  uint64 = unix.CLONE_NEWNS
-	CloneNewPID    uint64 = unix.CLONE_NEWPID
-	CloneNewTime   uint64 = unix.CLONE_NEWTIME
-	CloneNewUser   uint64 = unix.CLONE_NEWUSER
-	CloneNewUTS    uint64 = unix.CLONE_NEWUTS
-)
-
 // CloneMount opens a detached copy of the mount at path, of the tree below it too if recursive is set
 // (open_tree(2), Linux 5.2). The copy stays in the original's peer group.
 func CloneMount(path string, recursive bool) (*os.File, error) {
