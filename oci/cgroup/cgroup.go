@@ -1,0 +1,194 @@
+// Package cgroup makes, limits, measures, kills and removes the control groups of pods and containers, on cgroup v1 and
+// v2, by writing the kernel's files (the "cgroupfs driver").
+//
+// A Host is what Detect found on the machine; its Create and Open give a Group, named by a path below the root of every
+// hierarchy ("/kubepods/burstable/podX/ctrY"). A driver that lets systemd make the group (a scope) uses Open on the
+// path that systemd chose and then Group.Update, which applies every limit, the device program included.
+//
+// Limits are written directly, not through a library: on the way of a pod's start each file costs one open, one write
+// and one close relative to a directory descriptor that the Host keeps, and a refusal can name the limit, the file and
+// the value.
+package cgroup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// Mode says which kind of control groups limits processes here.
+type Mode int
+
+const (
+	// V1 is a hierarchy for each controller. A machine in hybrid mode (an additional v2 hierarchy without controllers)
+	// counts as V1.
+	V1 Mode = iota + 1
+	// V2 is the one unified hierarchy.
+	V2
+)
+
+func (m Mode) String() string {
+	switch m {
+	case V1:
+		return "v1"
+	case V2:
+		return "v2"
+	}
+	return fmt.Sprintf("Mode(%d)", int(m))
+}
+
+// Host is the machine's control group hierarchies. It is safe for concurrent use.
+type Host struct {
+	mode        Mode
+	hierarchies []*hierarchy
+	byName      map[string]*hierarchy
+	primary     *hierarchy // where processes are listed first
+	pageSizes   []string   // huge pages, as in file names: "2MB"
+	programs    programs
+}
+
+// hierarchy is one mounted tree.
+type hierarchy struct {
+	controllers []string // v1: as mounted, "name=systemd" for the nameless; v2: cgroup.controllers of the root
+	mount       string
+	root        sys.DirFD
+}
+
+func (h *hierarchy) has(controller string) bool { return slices.Contains(h.controllers, controller) }
+
+// file is the absolute path of a file of the group rel.
+func (h *hierarchy) file(rel, name string) string { return h.mount + "/" + rel + "/" + name }
+
+// Mode says which kind the machine has.
+func (h *Host) Mode() Mode { return h.mode }
+
+// Controllers lists the controllers that limits can be set with, sorted.
+func (h *Host) Controllers() []string {
+	var all []string
+	for _, hi := range h.hierarchies {
+		for _, c := range hi.controllers {
+			if !strings.HasPrefix(c, "name=") {
+				all = append(all, c)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// SwapAccounting reports whether a memory+swap limit can be set. On v1 it takes the boot parameter swapaccount=1 on
+// some kernels; v2 always has it where the kernel has swap at all.
+func (h *Host) SwapAccounting() bool {
+	if h.mode == V2 {
+		_, err := os.Stat("/proc/swaps")
+		return err == nil
+	}
+	m := h.byName["memory"]
+	if m == nil {
+		return false
+	}
+	ok, err := m.root.Exists("memory.memsw.limit_in_bytes")
+	return ok && err == nil
+}
+
+// Close releases the descriptors and device programs that h keeps; groups and their programs stay as they are.
+func (h *Host) Close() error {
+	errs := []error{h.programs.close()}
+	for _, hi := range h.hierarchies {
+		errs = append(errs, hi.root.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Group is one control group, in every hierarchy of its Host.
+type Group struct {
+	host *Host
+	path string // absolute and clean: "/a/b"
+	rel  string // path without the leading slash
+}
+
+// Path is the name the group was created or opened with.
+func (g *Group) Path() string { return g.path }
+
+// Open returns the group at path, which exists in at least one hierarchy; otherwise the error matches fs.ErrNotExist.
+func (h *Host) Open(path string) (*Group, error) {
+	g, err := h.group(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, hi := range h.hierarchies {
+		ok, err := hi.root.Exists(g.rel)
+		if err != nil {
+			return nil, fmt.Errorf("open cgroup %s%s: %w", hi.mount, path, err)
+		}
+		if ok {
+			return g, nil
+		}
+	}
+	return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
+}
+
+func (h *Host) group(path string) (*Group, error) {
+	if err := ValidatePath(path); err != nil {
+		return nil, err
+	}
+	rel := strings.Trim(path, "/")
+	return &Group{host: h, path: "/" + rel, rel: rel}, nil
+}
+
+// ValidatePath says why path cannot name a control group: it must be absolute, below the root, at most 4096 bytes with components of
+// at most 255, and without empty, ".", ".." components, NUL or newline.
+func ValidatePath(path string) error {
+	bad := func(why string) error { return fmt.Errorf("cgroup path %q: %s", path, why) }
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		return bad("not absolute")
+	case len(path) > 4096:
+		return bad("longer than 4096 bytes")
+	case strings.ContainsAny(path, "\x00\n"):
+		return bad("contains NUL or newline")
+	case strings.Trim(path, "/") == "":
+		return bad("names the root")
+	}
+	for c := range strings.SplitSeq(strings.TrimSuffix(path[1:], "/"), "/") {
+		switch {
+		case c == "":
+			return bad("empty component")
+		case c == "." || c == "..":
+			return bad(fmt.Sprintf("component %q", c))
+		case len(c) > 255:
+			return bad("component longer than 255 bytes")
+		}
+	}
+	return nil
+}
+
+// UnsupportedError says that this kernel, or its configuration, cannot do what was asked. It matches
+// errors.ErrUnsupported.
+type UnsupportedError struct {
+	Feature string // the limit or operation: "memory.swappiness"
+	Needs   string // what would make it work: "cgroup v1", "controller hugetlb"
+}
+
+func (e *UnsupportedError) Error() string { return e.Feature + ": unsupported: needs " + e.Needs }
+
+// Is makes errors.Is(err, errors.ErrUnsupported) true.
+func (e *UnsupportedError) Is(target error) bool { return target == errors.ErrUnsupported }
+
+// LimitError says which limit the kernel refused, and why.
+type LimitError struct {
+	Limit string // the field of the OCI runtime specification's linux.resources: "memory.limit"
+	File  string // absolute path
+	Value string
+	Err   error
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("set %s: write %q to %s: %v", e.Limit, e.Value, e.File, e.Err)
+}
+
+func (e *LimitError) Unwrap() error { return e.Err }

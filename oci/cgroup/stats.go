@@ -1,0 +1,205 @@
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+)
+
+// Unlimited is the value of a limit that is not set.
+const Unlimited = cgroupfile.Max
+
+// Stats is what a group and the groups nested in it have used. A controller that the group has not leaves its part zero.
+type Stats struct {
+	CPU        CPUStats
+	Memory     MemoryStats
+	Pids       PidsStats
+	IO         []IOStats      // a line for each device, in the kernel's order
+	IOPressure *Pressure      // nil on v1 and without PSI
+	Hugetlb    []HugetlbStats // a line for each page size of the machine
+}
+
+// CPUStats counts since the group was made.
+type CPUStats struct {
+	UsageNanos, UserNanos, SystemNanos uint64
+	Periods, ThrottledPeriods          uint64 // enforcement periods of the quota
+	ThrottledNanos                     uint64
+	Pressure                           *Pressure // nil on v1 and without PSI
+}
+
+// MemoryStats is in bytes but for the faults.
+type MemoryStats struct {
+	Usage      uint64
+	WorkingSet uint64 // usage less inactive file cache, as the kubelet defines it
+	RSS        uint64 // anonymous memory
+	Cache      uint64 // page cache, tmpfs included
+	Limit      uint64 // Unlimited if none
+	SwapUsage  uint64
+	SwapLimit  uint64 // swap alone, Unlimited if none
+	PageFaults uint64
+	MajorFaults,
+	OOMKills uint64
+	Pressure *Pressure
+}
+
+// PidsStats counts tasks, threads included.
+type PidsStats struct {
+	Current uint64
+	Limit   uint64 // Unlimited if none
+}
+
+// IOStats is the traffic with one block device.
+type IOStats struct {
+	Major, Minor                             uint64
+	ReadBytes, WriteBytes, ReadOps, WriteOps uint64
+	DiscardBytes, DiscardOps                 uint64
+}
+
+// HugetlbStats is for one page size ("2MB"), in bytes.
+type HugetlbStats struct {
+	PageSize string
+	Usage    uint64
+	Limit    uint64 // Unlimited if none
+	Failures uint64 // allocations refused by the limit
+}
+
+// Pressure is a PSI file: how much of the time tasks waited for the resource.
+type Pressure struct {
+	Some, Full PressureLine
+}
+
+// PressureLine holds percentages over the last 10, 60 and 300 seconds and the total in microseconds.
+type PressureLine struct {
+	Avg10, Avg60, Avg300 float64
+	TotalMicros          uint64
+}
+
+var statBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
+
+// Stats reads the group's counters: a handful of small files. The error matches fs.ErrNotExist when the group is gone.
+func (g *Group) Stats() (*Stats, error) {
+	buf := statBuffers.Get().(*[]byte)
+	defer statBuffers.Put(buf)
+	r := reader{g: g, buf: *buf}
+	s := &Stats{}
+	if g.host.mode == V2 {
+		r.v2(s)
+	} else {
+		r.v1(s)
+	}
+	*buf = r.buf[:0]
+	if r.err != nil {
+		return nil, fmt.Errorf("stats of cgroup %s: %w", g.path, r.err)
+	}
+	if !r.found {
+		if _, err := g.host.Open(g.path); err != nil {
+			return nil, fmt.Errorf("stats of cgroup %s: %w", g.path, err)
+		}
+	}
+	return s, nil
+}
+
+// reader reads files of a group into one buffer. After an error it reads nothing more.
+type reader struct {
+	g     *Group
+	buf   []byte
+	err   error
+	found bool // some file was there
+}
+
+// file returns the content of a file, nil when the group has no such controller or file. It is valid until the next call.
+func (r *reader) file(controller, name string) []byte {
+	hi := r.g.host.byName[controller]
+	if r.g.host.mode == V2 {
+		hi = r.g.host.primary
+	}
+	if hi == nil || r.err != nil {
+		return nil
+	}
+	b, err := hi.root.ReadFile(r.g.rel+"/"+name, r.buf[:0])
+	r.buf = b
+	switch {
+	case err == nil:
+		r.found = true
+		return b
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENODEV), errors.Is(err, syscall.EOPNOTSUPP):
+		// EOPNOTSUPP: PSI switched off, swap accounting off.
+	default:
+		r.err = fmt.Errorf("read %s: %w", hi.file(r.g.rel, name), err)
+	}
+	return nil
+}
+
+// number reads a file that holds one number or "max"; otherwise is returned when it is not there.
+func (r *reader) number(controller, name string, otherwise uint64) uint64 {
+	if n, ok := cgroupfile.Uint(r.file(controller, name)); ok {
+		return n
+	}
+	return otherwise
+}
+
+// less is a-b, not below 0: two counters are never read at the same moment.
+func less(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
+
+// device finds or appends the entry of major:minor, given as text.
+func device(io *[]IOStats, name []byte) *IOStats {
+	a, b, ok := bytes.Cut(name, []byte{':'})
+	if !ok {
+		return nil
+	}
+	major, ok1 := cgroupfile.Uint(a)
+	minor, ok2 := cgroupfile.Uint(b)
+	if !ok1 || !ok2 {
+		return nil
+	}
+	for i := range *io {
+		if d := &(*io)[i]; d.Major == major && d.Minor == minor {
+			return d
+		}
+	}
+	*io = append(*io, IOStats{Major: major, Minor: minor})
+	return &(*io)[len(*io)-1]
+}
+
+// parsePressure reads a PSI file; nil when it is empty.
+func parsePressure(b []byte) *Pressure {
+	var p *Pressure
+	cgroupfile.Lines(b, func(line []byte) {
+		kind, rest, _ := bytes.Cut(line, []byte{' '})
+		var l PressureLine
+		for f := range bytes.SplitSeq(rest, []byte{' '}) {
+			k, v, _ := bytes.Cut(f, []byte{'='})
+			switch string(k) {
+			case "avg10":
+				l.Avg10, _ = strconv.ParseFloat(string(v), 64)
+			case "avg60":
+				l.Avg60, _ = strconv.ParseFloat(string(v), 64)
+			case "avg300":
+				l.Avg300, _ = strconv.ParseFloat(string(v), 64)
+			case "total":
+				l.TotalMicros, _ = cgroupfile.Uint(v)
+			}
+		}
+		if p == nil && (string(kind) == "some" || string(kind) == "full") {
+			p = &Pressure{}
+		}
+		switch string(kind) {
+		case "some":
+			p.Some = l
+		case "full":
+			p.Full = l
+		}
+	})
+	return p
+}

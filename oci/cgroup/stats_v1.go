@@ -1,0 +1,113 @@
+package cgroup
+
+import (
+	"bytes"
+
+	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+)
+
+// v1NoLimit is what v1 rounds "no memory limit" to, whatever the page size: anything from here on means none.
+const v1NoLimit = 1 << 62
+
+func (r *reader) v1(s *Stats) {
+	r.cpuV1(&s.CPU)
+	r.memoryV1(&s.Memory)
+	s.Pids.Current = r.number("pids", "pids.current", 0)
+	s.Pids.Limit = r.number("pids", "pids.max", Unlimited)
+	s.IO = parseBlkio(s.IO, r.file("blkio", "blkio.throttle.io_service_bytes_recursive"), true)
+	s.IO = parseBlkio(s.IO, r.file("blkio", "blkio.throttle.io_serviced_recursive"), false)
+	for _, size := range r.g.host.pageSizes {
+		usage := r.file("hugetlb", "hugetlb."+size+".usage_in_bytes")
+		if usage == nil {
+			continue
+		}
+		h := HugetlbStats{PageSize: size}
+		h.Usage, _ = cgroupfile.Uint(usage)
+		h.Limit = unlimitedV1(r.number("hugetlb", "hugetlb."+size+".limit_in_bytes", Unlimited))
+		h.Failures = r.number("hugetlb", "hugetlb."+size+".failcnt", 0)
+		s.Hugetlb = append(s.Hugetlb, h)
+	}
+}
+
+func (r *reader) cpuV1(c *CPUStats) {
+	c.UsageNanos = r.number("cpuacct", "cpuacct.usage", 0)
+	c.UserNanos = r.number("cpuacct", "cpuacct.usage_user", 0)
+	c.SystemNanos = r.number("cpuacct", "cpuacct.usage_sys", 0)
+	cgroupfile.Each(r.file("cpu", "cpu.stat"), func(k []byte, v uint64) {
+		switch string(k) {
+		case "nr_periods":
+			c.Periods = v
+		case "nr_throttled":
+			c.ThrottledPeriods = v
+		case "throttled_time":
+			c.ThrottledNanos = v
+		}
+	})
+}
+
+func (r *reader) memoryV1(m *MemoryStats) {
+	m.Usage = r.number("memory", "memory.usage_in_bytes", 0)
+	m.Limit = unlimitedV1(r.number("memory", "memory.limit_in_bytes", Unlimited))
+	m.SwapLimit = Unlimited
+	if total := unlimitedV1(r.number("memory", "memory.memsw.limit_in_bytes", Unlimited)); total != Unlimited {
+		m.SwapLimit = less(total, m.Limit)
+	}
+	m.OOMKills, _ = cgroupfile.Value(r.file("memory", "memory.oom_control"), "oom_kill")
+	var inactive uint64
+	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
+		switch string(k) {
+		case "total_inactive_file":
+			inactive = v
+		case "total_rss":
+			m.RSS = v
+		case "total_cache":
+			m.Cache = v
+		case "total_swap":
+			m.SwapUsage = v
+		case "total_pgfault":
+			m.PageFaults = v
+		case "total_pgmajfault":
+			m.MajorFaults = v
+		}
+	})
+	m.WorkingSet = less(m.Usage, inactive)
+}
+
+func unlimitedV1(n uint64) uint64 {
+	if n >= v1NoLimit {
+		return Unlimited
+	}
+	return n
+}
+
+// parseBlkio adds a file of "major:minor operation number" lines, bytes or operations, to io.
+func parseBlkio(io []IOStats, b []byte, isBytes bool) []IOStats {
+	cgroupfile.Lines(b, func(line []byte) {
+		dev, rest, _ := bytes.Cut(line, []byte{' '})
+		op, number, ok := bytes.Cut(rest, []byte{' '})
+		v, isNumber := cgroupfile.Uint(number)
+		if !ok || !isNumber {
+			return
+		}
+		var to func(*IOStats) (bytes, ops *uint64)
+		switch string(op) {
+		case "Read":
+			to = func(d *IOStats) (*uint64, *uint64) { return &d.ReadBytes, &d.ReadOps }
+		case "Write":
+			to = func(d *IOStats) (*uint64, *uint64) { return &d.WriteBytes, &d.WriteOps }
+		case "Discard":
+			to = func(d *IOStats) (*uint64, *uint64) { return &d.DiscardBytes, &d.DiscardOps }
+		default: // Sync, Async, Total: the same again
+			return
+		}
+		if d := device(&io, dev); d != nil {
+			byteCount, ops := to(d)
+			if isBytes {
+				*byteCount = v
+			} else {
+				*ops = v
+			}
+		}
+	})
+	return io
+}

@@ -1,0 +1,122 @@
+package oci
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// execNamespaces are joined in this order: the mount namespace last, for the others are opened outside of it.
+var execNamespaces = [...]struct {
+	typ  specs.LinuxNamespaceType
+	file string // in /proc/PID/ns
+	flag uint64
+}{
+	{specs.NetworkNamespace, "net", sys.CloneNewNet},
+	{specs.IPCNamespace, "ipc", sys.CloneNewIPC},
+	{specs.UTSNamespace, "uts", sys.CloneNewUTS},
+	{specs.CgroupNamespace, "cgroup", sys.CloneNewCgroup},
+	{specs.MountNamespace, "mnt", sys.CloneNewNS},
+}
+
+// ExecState is where a running container is.
+type ExecState struct {
+	// PID is the container's first process, which the caller has made sure is still that process.
+	PID int
+	// Namespaces are open /proc/PID/ns files, see OpenNamespaces.
+	Namespaces map[specs.LinuxNamespaceType]*os.File
+	// CgroupTasks are files that the init writes itself into (cgroup v1).
+	CgroupTasks []string
+	ExtraFiles  []*os.File
+	Seccomp     func(*specs.LinuxSeccomp) (*Filter, error)
+	ID          string
+}
+
+// OpenNamespaces opens those namespaces of the process pid in which a container with this specification differs from the
+// host. The caller closes the files, and checks afterwards that pid has not been given to another process.
+func OpenNamespaces(spec *specs.Spec, pid int) (map[specs.LinuxNamespaceType]*os.File, error) {
+	out := map[specs.LinuxNamespaceType]*os.File{}
+	for _, n := range execNamespaces {
+		if !hasNamespace(spec, n.typ) {
+			continue
+		}
+		f, err := os.Open(fmt.Sprintf("/proc/%d/ns/%s", pid, n.file))
+		if err != nil {
+			CloseNamespaces(out)
+			return nil, fmt.Errorf("%s namespace: %w", n.typ, err)
+		}
+		out[n.typ] = f
+	}
+	return out, nil
+}
+
+// CloseNamespaces closes what OpenNamespaces opened.
+func CloseNamespaces(files map[specs.LinuxNamespaceType]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
+func hasNamespace(spec *specs.Spec, t specs.LinuxNamespaceType) bool {
+	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == t
+	})
+}
+
+// ExecProcess is the container's process with another command: the same user, rights and environment (CRI
+// ExecRequest). The container's own specification is not changed.
+func ExecProcess(spec *specs.Spec, cmd []string, terminal bool) *specs.Process {
+	p := *spec.Process
+	p.Args, p.Terminal, p.ConsoleSize = cmd, terminal, nil
+	p.Env = slices.Clone(p.Env)
+	if terminal && !slices.ContainsFunc(p.Env, func(kv string) bool { return strings.HasPrefix(kv, "TERM=") }) {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	return &p
+}
+
+// CompileExec translates another process of a running container. It is limited as the container is: its control group,
+// its namespaces, its seccomp profile.
+func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, err error) {
+	if spec.Linux == nil || p == nil {
+		return nil, fieldf("process", "missing")
+	}
+	if hasNamespace(spec, specs.TimeNamespace) {
+		return nil, unsupported("linux.namespaces", "a process in the time namespace of a running container")
+	}
+	msg := &initmsg.Message{Mode: initmsg.ModeExec, StartFile: initmsg.NoFile, CgroupTasks: st.CgroupTasks}
+	c := &compiler{
+		spec: spec, msg: msg, launch: &Launch{Message: msg},
+		opt: &Options{Seccomp: st.Seccomp, ExtraFiles: st.ExtraFiles, ID: st.ID},
+	}
+	for _, n := range execNamespaces {
+		if !hasNamespace(spec, n.typ) {
+			continue
+		}
+		f := st.Namespaces[n.typ]
+		if f == nil {
+			return nil, fmt.Errorf("exec in %s: no open %s namespace", st.ID, n.typ)
+		}
+		msg.Join = append(msg.Join, initmsg.Namespace{Type: n.flag, File: c.file(f)})
+	}
+	if hasNamespace(spec, specs.PIDNamespace) {
+		c.launch.PIDNamespace = fmt.Sprintf("/proc/%d/ns/pid", st.PID)
+	}
+	if hasNamespace(spec, specs.UserNamespace) {
+		c.launch.UserNamespace = fmt.Sprintf("/proc/%d/ns/user", st.PID)
+	}
+	if err := c.process(p); err != nil {
+		return nil, err
+	}
+	msg.Process.CreateCwd = false // the container is running: its files are its own business
+	if err := c.seccomp(); err != nil {
+		return nil, err
+	}
+	return c.launch, c.lastFiles()
+}

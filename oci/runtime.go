@@ -1,0 +1,288 @@
+package oci
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/oci/cgroup"
+)
+
+// undoTimeout bounds the removal of a group in which nothing has run yet.
+const undoTimeout = 5 * time.Second
+
+// Config is what an administrator decides about containers.
+type Config struct {
+	// Staging is an empty directory on which an init puts its root before the pivot; every container may use the same.
+	Staging string
+	// AppArmorDefault is the loaded profile for runtime/default; "" is none.
+	AppArmorDefault string
+	// Rlimits of every container ("RLIMIT_NOFILE"); those not named are inherited.
+	Rlimits []specs.POSIXRlimit
+	// PidsLimit of each container; 0 is none.
+	PidsLimit int64
+	// PathTimeout bounds the look at a volume's host path; 0 is 10 seconds.
+	PathTimeout time.Duration
+}
+
+// Runtime prepares containers for launch and owns their control groups. It is safe for concurrent use.
+type Runtime struct {
+	cfg      Config
+	host     *Host
+	cgroups  *cgroup.Host
+	mounts   CgroupMounts
+	profiles *profiles
+}
+
+// New looks at the node once.
+func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
+	h, err := DetectHost()
+	if err != nil {
+		return nil, fmt.Errorf("oci: %w", err)
+	}
+	r := &Runtime{cfg: cfg, host: h, cgroups: cgroups, profiles: newProfiles()}
+	if r.mounts, err = DetectCgroupMounts(cgroups); err != nil {
+		return nil, fmt.Errorf("oci: %w", err)
+	}
+	h.Swap = cgroups.SwapAccounting()
+	h.Hugetlb = slices.Contains(cgroups.Controllers(), "hugetlb")
+	h.Seccomp = r.profiles
+	h.AppArmorDefault, h.Rlimits = cfg.AppArmorDefault, cfg.Rlimits
+	h.PidsLimit, h.PathTimeout = cfg.PidsLimit, cfg.PathTimeout
+	return r, nil
+}
+
+// Prepared is a container ready to be launched. Close it once it has been, or after Undo.
+type Prepared struct {
+	*Launch
+	Encoded []byte // Launch.Message
+	Spec    *specs.Spec
+	User    workload.User
+	Group   *cgroup.Group
+	// OOMFile and KillGroup are for the supervisor (sandbox/api.Launch). KillGroup is set where the end of the first
+	// process does not end the others.
+	OOMFile   string
+	KillGroup []string
+	CgroupFD  *os.File // cgroup v2: for CLONE_INTO_CGROUP, else nil
+	Relabel   []string
+	Warnings  []string
+}
+
+// Close closes the descriptors that Prepare opened. Files that the caller passed in stay open.
+func (p *Prepared) Close() {
+	if p.Launch != nil {
+		p.Launch.Close()
+	}
+	if p.CgroupFD != nil {
+		p.CgroupFD.Close()
+		p.CgroupFD = nil
+	}
+}
+
+// Undo removes the group of a container that was not launched. It outlives ctx.
+func (p *Prepared) Undo(ctx context.Context) error {
+	p.Close()
+	if p.Group == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return p.Group.Remove(ctx)
+}
+
+// Check finds what would make Prepare fail without the image's files: nothing is made.
+func (r *Runtime) Check(ctx context.Context, p Params) error {
+	p.Root, p.checkOnly = nil, true
+	b, err := Build(ctx, r.host, &p)
+	if err != nil {
+		return err
+	}
+	if err := cgroup.ValidatePath(p.CgroupPath); err != nil {
+		return err
+	}
+	opt := r.options(&p)
+	l, err := Compile(b.Spec, opt)
+	if err != nil {
+		return err
+	}
+	l.Close()
+	return nil
+}
+
+// Prepare makes the specification, the group with its limits and the init's message. On an error nothing is left.
+func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error) {
+	out := &Prepared{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("prepare container %s: %w", p.ContainerID, err), out.Undo(ctx))
+		}
+	}()
+	b, err := Build(ctx, r.host, &p)
+	if err != nil {
+		return nil, err
+	}
+	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
+	if out.Group, err = r.cgroups.Create(p.CgroupPath, b.Spec.Linux.Resources); err != nil {
+		return nil, err
+	}
+	opt := r.options(&p)
+	opt.CgroupTasks = out.Group.TaskFiles()
+	if out.Launch, err = Compile(b.Spec, opt); err != nil {
+		return nil, err
+	}
+	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
+		return nil, err
+	}
+	if err := r.attachGroup(out); err != nil {
+		return nil, err
+	}
+	// The first process of a PID namespace takes the others with it.
+	if p.Namespaces.PID == PIDOwn {
+		out.KillGroup = nil
+	}
+	return out, nil
+}
+
+// attachGroup fills in what the supervisor needs of the group.
+func (r *Runtime) attachGroup(p *Prepared) error {
+	p.OOMFile = p.Group.OOMFile()
+	if tasks := p.Group.TaskFiles(); len(tasks) > 0 {
+		p.KillGroup = []string{path.Dir(tasks[0])}
+		return nil
+	}
+	var err error
+	if p.CgroupFD, err = p.Group.Dir(); err != nil {
+		return err
+	}
+	p.KillGroup = []string{p.CgroupFD.Name()}
+	return nil
+}
+
+func (r *Runtime) options(p *Params) Options {
+	opt := Options{Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
+	opt.Cgroups.Group = p.CgroupPath
+	if p.RootPath == "" {
+		opt.Root = p.Root
+		if p.checkOnly {
+			opt.Root = os.Stdin // only counted
+		}
+	}
+	return opt
+}
+
+// ExecParams is another process of a running container.
+type ExecParams struct {
+	ContainerID string
+	CgroupPath  string
+	Spec        *specs.Spec // the container's, from Prepared
+	Command     []string
+	Terminal    bool
+	PID         int // of the container's first process
+	// Alive says, once its namespaces are open, that PID is still that process (by pidfd or start time).
+	Alive func() error
+}
+
+// Exec makes the message for another process. Close the result once it was launched; there is nothing to undo.
+func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err error) {
+	out := &Prepared{Spec: e.Spec}
+	defer func() {
+		if err != nil {
+			out.Close()
+			err = fmt.Errorf("prepare exec in container %s: %w", e.ContainerID, err)
+		}
+	}()
+	if len(e.Command) == 0 {
+		return nil, fieldf("cmd", "empty")
+	}
+	group, err := r.cgroups.Open(e.CgroupPath)
+	if err != nil {
+		return nil, err
+	}
+	files, err := OpenNamespaces(e.Spec, e.PID)
+	if err != nil {
+		return nil, err
+	}
+	if e.Alive != nil {
+		if err := e.Alive(); err != nil {
+			CloseNamespaces(files)
+			return nil, err
+		}
+	}
+	out.Launch, err = CompileExec(e.Spec, ExecProcess(e.Spec, e.Command, e.Terminal), ExecState{
+		PID: e.PID, Namespaces: files, CgroupTasks: group.TaskFiles(), Seccomp: r.profiles.compile, ID: e.ContainerID,
+	})
+	if err != nil {
+		CloseNamespaces(files)
+		return nil, err
+	}
+	for _, f := range files {
+		out.Launch.own = append(out.Launch.own, f)
+	}
+	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
+		return nil, err
+	}
+	if r.cgroups.Mode() == cgroup.V2 {
+		if out.CgroupFD, err = group.Dir(); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Update changes a running container's limits (CRI UpdateContainerResources). What is zero stays as it is.
+func (r *Runtime) Update(_ context.Context, cgroupPath string, res *workload.Resources) error {
+	lr, err := Resources(r.host, res)
+	if err != nil {
+		return err
+	}
+	g, err := r.cgroups.Open(cgroupPath)
+	if err != nil {
+		return err
+	}
+	return g.Update(lr)
+}
+
+// Kill ends every process of a group; nil when it is gone.
+func (r *Runtime) Kill(ctx context.Context, cgroupPath string) error {
+	g, err := r.cgroups.Open(cgroupPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return g.Kill(ctx)
+}
+
+// Remove kills what is left in a group and removes it; nil when it is gone.
+func (r *Runtime) Remove(ctx context.Context, cgroupPath string) error {
+	g, err := r.cgroups.Open(cgroupPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := g.Kill(ctx); err != nil {
+		return err
+	}
+	return g.Remove(ctx)
+}
+
+// Stats measures a group.
+func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, error) {
+	g, err := r.cgroups.Open(cgroupPath)
+	if err != nil {
+		return nil, err
+	}
+	return g.Stats()
+}

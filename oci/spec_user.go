@@ -1,0 +1,237 @@
+package oci
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/user"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+)
+
+// maxAccounts bounds /etc/passwd and /etc/group of an image, in bytes.
+const maxAccounts = 4 << 20
+
+// accounts are an image's user database, read when it is first needed.
+type accounts struct {
+	root          *os.File
+	passwd, group []byte
+	havePasswd    bool
+	haveGroup     bool
+	absent        bool // names are not looked up at all
+}
+
+func (a *accounts) read(name string, have *bool, data *[]byte) ([]byte, error) {
+	if *have {
+		return *data, nil
+	}
+	if a.root != nil {
+		b, err := sys.ReadInRoot(a.root, name, maxAccounts)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("the image's %s: %w", name, err)
+		}
+		*data = b
+	}
+	*have = true
+	return *data, nil
+}
+
+// find returns the first user that match wants, nil if there is none.
+func (a *accounts) find(match func(*user.User) bool) (*user.User, error) {
+	b, err := a.read("etc/passwd", &a.havePasswd, &a.passwd)
+	if err != nil {
+		return nil, err
+	}
+	users, err := user.ParsePasswdFilter(bytes.NewReader(b), func(u user.User) bool { return match(&u) })
+	if err != nil {
+		return nil, fmt.Errorf("the image's etc/passwd: %w", err)
+	}
+	if len(users) == 0 {
+		return nil, nil
+	}
+	return &users[0], nil
+}
+
+func (a *accounts) groups(match func(*user.Group) bool) ([]user.Group, error) {
+	b, err := a.read("etc/group", &a.haveGroup, &a.group)
+	if err != nil {
+		return nil, err
+	}
+	groups, err := user.ParseGroupFilter(bytes.NewReader(b), func(g user.Group) bool { return match(&g) })
+	if err != nil {
+		return nil, fmt.Errorf("the image's etc/group: %w", err)
+	}
+	return groups, nil
+}
+
+// identity is a resolved user.
+type identity struct {
+	workload.User
+	name, home string
+}
+
+// user resolves run_as_username, run_as_user and run_as_group, or else the image's "user[:group]", in the image's
+// own user database (CRI LinuxContainerSecurityContext; image-spec config, "User").
+func (b *builder) user() error {
+	acc := &accounts{root: b.Root, absent: b.checkOnly}
+	id, err := b.identity(acc)
+	if err != nil {
+		return err
+	}
+	if err := b.groups(acc, id); err != nil {
+		return err
+	}
+	b.built.User = id.User
+	u := &b.spec.Process.User
+	u.UID, u.GID, u.AdditionalGids = id.UID, id.GID, id.Groups
+	u.Username = "" // a Windows field
+	if id.home == "" {
+		id.home = "/"
+	}
+	b.homeDir = id.home
+	return nil
+}
+
+func (b *builder) home() string { return b.homeDir }
+
+func (b *builder) identity(acc *accounts) (*identity, error) {
+	s := b.sec
+	field, name, group := "security.run_as_username", s.RunAsUsername, ""
+	switch {
+	case s.RunAsUsername != "":
+	case s.RunAsUser != nil:
+		field, name = "security.run_as_user", strconv.FormatInt(*s.RunAsUser, 10)
+	case s.RunAsGroup != nil:
+		return nil, fieldf("security.run_as_group", "set without run_as_user or run_as_username")
+	default:
+		field = "image.user"
+		name, group, _ = strings.Cut(b.Image.User, ":")
+		if name == "" {
+			name = "0"
+		}
+	}
+	id, err := lookupUser(acc, name)
+	if err != nil {
+		return nil, &FieldError{Field: field, Err: err}
+	}
+	if s.RunAsGroup != nil {
+		if id.GID, err = checkID(*s.RunAsGroup); err != nil {
+			return nil, &FieldError{Field: "security.run_as_group", Err: err}
+		}
+	} else if group != "" {
+		if id.GID, err = lookupGroup(acc, group); err != nil {
+			return nil, &FieldError{Field: field, Err: err}
+		}
+	}
+	return id, nil
+}
+
+// lookupUser finds a name, or a number that need not be in the database. A number gets the
+// primary group of its entry, or 0.
+func lookupUser(acc *accounts, name string) (*identity, error) {
+	id := &identity{}
+	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
+		if id.UID, err = checkID(n); err != nil {
+			return nil, err
+		}
+		u, err := acc.find(func(u *user.User) bool { return int64(u.Uid) == n })
+		if err != nil || u == nil {
+			return id, err
+		}
+		id.name, id.home = u.Name, u.Home
+		id.GID, err = checkID(int64(u.Gid))
+		return id, err
+	}
+	u, err := acc.find(func(u *user.User) bool { return u.Name == name })
+	if err != nil {
+		return nil, err
+	}
+	if u == nil && acc.absent {
+		return id, nil
+	}
+	if u == nil {
+		return nil, fmt.Errorf("user %q is not in the image's /etc/passwd", name)
+	}
+	id.name, id.home = u.Name, u.Home
+	if id.UID, err = checkID(int64(u.Uid)); err != nil {
+		return nil, err
+	}
+	id.GID, err = checkID(int64(u.Gid))
+	return id, err
+}
+
+func lookupGroup(acc *accounts, name string) (uint32, error) {
+	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
+		return checkID(n)
+	}
+	g, err := acc.groups(func(g *user.Group) bool { return g.Name == name })
+	if err != nil {
+		return 0, err
+	}
+	if len(g) == 0 && acc.absent {
+		return 0, nil
+	}
+	if len(g) == 0 {
+		return 0, fmt.Errorf("group %q is not in the image's /etc/group", name)
+	}
+	return checkID(int64(g[0].Gid))
+}
+
+// checkID refuses what setuid(2) cannot take; the highest number means "unchanged" to the kernel.
+func checkID(n int64) (uint32, error) {
+	if n < 0 || n >= math.MaxUint32 {
+		return 0, fmt.Errorf("%d is not a user or group id (0 to %d)", n, uint32(math.MaxUint32-1))
+	}
+	return uint32(n), nil
+}
+
+// groups sets the supplemental groups: the primary group (as Docker and containerd do, so that a file of
+// that group stays accessible after setgid), the groups that the image's /etc/group lists the user in unless the
+// policy is strict (CRI SupplementalGroupsPolicy), and those of the client.
+func (b *builder) groups(acc *accounts, id *identity) error {
+	id.Groups = []uint32{id.GID}
+	add := func(field string, n int64) error {
+		gid, err := checkID(n)
+		if err != nil {
+			return &FieldError{Field: field, Err: err}
+		}
+		if !slices.Contains(id.Groups, gid) {
+			id.Groups = append(id.Groups, gid)
+		}
+		return nil
+	}
+	switch b.sec.GroupsPolicy {
+	case "", workload.GroupsMerge:
+		if id.name == "" {
+			break
+		}
+		groups, err := acc.groups(func(g *user.Group) bool {
+			return g.Name != id.name && slices.Contains(g.List, id.name)
+		})
+		if err != nil {
+			return err
+		}
+		for _, g := range groups {
+			if err := add("the image's etc/group", int64(g.Gid)); err != nil {
+				return err
+			}
+		}
+	case workload.GroupsStrict:
+	default:
+		return fieldf("security.supplemental_groups_policy", "unknown policy %q", b.sec.GroupsPolicy)
+	}
+	for i, g := range b.sec.SupplementalGroups {
+		if err := add(index("security.supplemental_groups", i), g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
