@@ -39,15 +39,6 @@ func (d DirFD) ReadableDir(name string) (DirFD, error) {
 	return DirFD(fd), err
 }
 
-// File turns a duplicate of d into an *os.File with the given name, for callers that hand the directory on.
-func (d DirFD) File(name string) (*os.File, error) {
-	fd, err := unix.FcntlInt(uintptr(d), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
 // Exists reports whether name is there.
 func (d DirFD) Exists(name string) (bool, error) {
 	var st unix.Stat_t

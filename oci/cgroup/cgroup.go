@@ -80,12 +80,13 @@ func (h *Host) Controllers() []string {
 	return all
 }
 
-// SwapAccounting reports whether a memory+swap limit can be set. On v1 it takes the boot parameter swapaccount=1 on
-// some kernels; v2 always has it where the kernel has swap at all.
+// SwapAccounting reports whether a memory+swap limit can be set. It depends on the kernel's configuration and its boot
+// parameter swapaccount; on v2, whose root has no limits to look at, on those two alone.
 func (h *Host) SwapAccounting() bool {
 	if h.mode == V2 {
 		_, err := os.Stat("/proc/swaps")
-		return err == nil
+		boot, _ := os.ReadFile("/proc/cmdline")
+		return err == nil && h.byName["memory"] != nil && !slices.Contains(strings.Fields(string(boot)), "swapaccount=0")
 	}
 	m := h.byName["memory"]
 	if m == nil {
@@ -140,8 +141,8 @@ func (h *Host) group(path string) (*Group, error) {
 	return &Group{host: h, path: "/" + rel, rel: rel}, nil
 }
 
-// ValidatePath says why path cannot name a control group: it must be absolute, below the root, at most 4096 bytes with components of
-// at most 255, and without empty, ".", ".." components, NUL or newline.
+// ValidatePath says why path cannot name a control group: it must be absolute, below the root, at most 4096 bytes with
+// components of at most 255, and without empty, ".", ".." components, NUL or newline.
 func ValidatePath(path string) error {
 	bad := func(why string) error { return fmt.Errorf("cgroup path %q: %s", path, why) }
 	switch {

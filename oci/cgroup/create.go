@@ -62,7 +62,7 @@ func freshGroup(string, string) (string, error) { return "", nil }
 
 // prepare makes the group's controllers usable: v2 must enable them from the root down, v1 cpuset must be given CPUs
 // and memory nodes before a process may enter.
-func (g *Group) prepare() (refused, err error) {
+func (g *Group) prepare() (refused map[string]error, err error) {
 	if g.host.mode == V2 {
 		return g.host.primary.enableControllers(g.rel)
 	}
@@ -115,18 +115,19 @@ func (m made) undo() error {
 // once the parents are set up, as for every container but the first, that is one read. What the kernel refuses is
 // returned as refused: it is an error only for a limit that needs the controller (cpu cannot be enabled while
 // realtime threads run outside the root, and a pod that sets no CPU limit must not fail for it).
-func (h *hierarchy) enableControllers(rel string) (refused, err error) {
+func (h *hierarchy) enableControllers(rel string) (refused map[string]error, err error) {
 	missing, err := h.missingControllers(rel)
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	refusals := []error{h.enableIn("", missing)}
+	refused = map[string]error{}
+	h.enableIn("", missing, refused)
 	for i, c := range rel {
 		if c == '/' {
-			refusals = append(refusals, h.enableIn(rel[:i], missing))
+			h.enableIn(rel[:i], missing, refused)
 		}
 	}
-	return errors.Join(refusals...), nil
+	return refused, nil
 }
 
 // missingControllers lists the delegated controllers that the root has and the group rel has not.
@@ -154,18 +155,18 @@ func (h *hierarchy) enabled(rel string) ([]string, error) {
 }
 
 // enableIn enables controllers for the children of the group rel; one that the kernel refuses does not cost the others.
-func (h *hierarchy) enableIn(rel string, controllers []string) error {
+// Only the refusal nearest the root is recorded: those below follow from it.
+func (h *hierarchy) enableIn(rel string, controllers []string, refused map[string]error) {
 	file := join(rel, "cgroup.subtree_control")
 	if _, err := h.root.WriteFile(file, "+"+strings.Join(controllers, " +")); err == nil {
-		return nil
+		return
 	}
-	var errs []error
 	for _, c := range controllers {
-		if _, err := h.root.WriteFile(file, "+"+c); err != nil {
-			errs = append(errs, fmt.Errorf("enable controller %s: write %s/%s: %w", c, h.mount, file, err))
+		_, err := h.root.WriteFile(file, "+"+c)
+		if err != nil && refused[c] == nil {
+			refused[c] = fmt.Errorf("write %q to %s/%s: %w", "+"+c, h.mount, file, err)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // seedCpuset copies cpus and mems from the nearest ancestor that has them down to the group rel, and asks the kernel

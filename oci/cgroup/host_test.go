@@ -172,7 +172,7 @@ func TestLimitsReadBackV2(t *testing.T) {
 		if got := content(t, g, "", "cpu.max"); got != "50000 100000" {
 			t.Errorf("cpu.max = %q; want 50000 100000", got)
 		}
-		if got := content(t, g, "", "memory.swap.max"); got != "16777216" {
+		if got := content(t, g, "", "memory.swap.max"); got != "16777216" && h.SwapAccounting() {
 			t.Errorf("memory.swap.max = %q; want 16777216", got)
 		}
 	})
@@ -598,4 +598,58 @@ func TestDetectMatchesKernel(t *testing.T) {
 	if diff := cmp.Diff(slices.Sorted(slices.Values(h.Controllers())), h.Controllers()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+func TestHugepages(t *testing.T) {
+	eachHost(t, []string{"hugetlb"}, func(t *testing.T, h *Host) {
+		r := &specs.LinuxResources{HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 8 << 20}}}
+		if sizes := hugePageSizes("/sys/kernel/mm/hugepages"); !slices.Contains(sizes, "2MB") {
+			t.Skip("no 2MB pages")
+		}
+		g := mustCreate(t, h, testPath(t, h)+"/pod/ctr", r)
+		file := "hugetlb.2MB.max"
+		if h.mode == V1 {
+			file = "hugetlb.2MB.limit_in_bytes"
+		}
+		if got := content(t, g, "hugetlb", file); got != "8388608" {
+			t.Errorf("%s = %s; want 8388608", file, got)
+		}
+		h.pageSizes = []string{"2MB"}
+		if s, err := g.Stats(); err != nil || len(s.Hugetlb) != 1 || s.Hugetlb[0].Limit != 8<<20 {
+			t.Errorf("Stats = %+v, %v; want a limit of 8388608", s, err)
+		}
+	})
+}
+
+// Groups of one pod are made and removed at the same time as others', as on a node that starts many pods.
+func TestConcurrentPods(t *testing.T) {
+	eachHost(t, nil, func(t *testing.T, h *Host) {
+		top := testPath(t, h)
+		errs := make(chan error, 8)
+		for i := range cap(errs) {
+			go func() {
+				errs <- func() error {
+					for j := range 5 {
+						path := top + "/pod" + strconv.Itoa(i) + "/c" + strconv.Itoa(j)
+						g, err := h.Create(path, &specs.LinuxResources{Devices: DefaultDevices()[:i+1]})
+						if err != nil {
+							return err
+						}
+						if _, err = g.Stats(); err != nil {
+							return err
+						}
+						if err := g.Remove(context.Background()); err != nil {
+							return err
+						}
+					}
+					return nil
+				}()
+			}()
+		}
+		for range cap(errs) {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+	})
 }

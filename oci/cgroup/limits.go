@@ -115,8 +115,8 @@ func (g *Group) checkUsage(limit uint64) error {
 	return nil
 }
 
-// apply writes the plan, controller by controller. refused is why controllers could not be enabled, if they could not.
-func (g *Group) apply(p plan, refused error) error {
+// apply writes the plan, controller by controller. refused says of controllers why they could not be enabled.
+func (g *Group) apply(p plan, refused map[string]error) error {
 	var enabled []string
 	if g.host.mode == V2 && len(p.settings) > 0 {
 		var err error
@@ -136,9 +136,8 @@ func (g *Group) apply(p plan, refused error) error {
 		if c == "cgroup" { // the core files of v2
 			hi = g.host.primary
 		} else if hi == nil || g.host.mode == V2 && !slices.Contains(enabled, c) {
-			if i := slices.IndexFunc(group, func(s setting) bool { return !s.neutral }); i >= 0 {
-				err := &UnsupportedError{Feature: group[i].limit, Needs: "cgroup controller " + c + ", which " + g.path + " has not"}
-				return errors.Join(err, refused)
+			if err := g.withoutController(group, refused[c]); err != nil {
+				return err
 			}
 			continue
 		}
@@ -150,6 +149,19 @@ func (g *Group) apply(p plan, refused error) error {
 		return nil
 	}
 	return g.applyDevices(p.devices)
+}
+
+// withoutController is the error for settings of one controller that the group has not, unless it makes no difference.
+func (g *Group) withoutController(ss []setting, refused error) error {
+	i := slices.IndexFunc(ss, func(s setting) bool { return !s.neutral })
+	if i < 0 {
+		return nil
+	}
+	err := &UnsupportedError{Feature: ss[i].limit, Needs: "cgroup controller " + ss[i].controller + ", which " + g.path + " has not"}
+	if refused != nil {
+		return fmt.Errorf("%w: %w", err, refused)
+	}
+	return err
 }
 
 // writeAll writes the settings of one controller. The kernel refuses (EINVAL) a value that contradicts another in force,
