@@ -188,6 +188,7 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 		for _, name := range c.names {
 			mux, isMuxed := x86Muxed[name]
 			if isMuxed && a == archX86 {
+				newest, named = max(newest, mux.nr), true
 				for _, r := range c.rules {
 					add(mux.nr, r.behind(mux))
 				}
@@ -199,6 +200,8 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 			nr := uint32(nrs[a]) | info.bit
 			if a != archARM || nr < armPrivate {
 				newest, named = max(newest, nr), true
+			} else if m[nr] == nil {
+				m[nr] = &policy{ret: def} // keeps ENOSYS off a number that is named
 			}
 			for _, r := range c.rules {
 				add(nr, r)
