@@ -1,11 +1,14 @@
 package seccomp
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,8 +122,19 @@ var scenarios = map[string]scenario{
 	},
 	"kill process": {fixed(allowing(when(specs.ActKillProcess, "getppid"))), []kernelCall{{name: "getppid"}}},
 	"kill by arch": {fixed(allowing()), []kernelCall{{name: "getppid", bits: x32Bit}}},
-	"trace":        {fixed(allowing(when(specs.ActTrace, "getppid"))), []kernelCall{{name: "getppid", want: syscall.ENOSYS}}},
-	"log":          {fixed(allowing(when(specs.ActLog, "getppid"))), []kernelCall{{name: "getppid"}}},
+	"flags": {
+		func() (*specs.LinuxSeccomp, error) {
+			p := allowing(when(specs.ActNotify, "mount"))
+			p.ListenerPath = "/run/agent.sock"
+			for _, name := range SupportedFlags() {
+				p.Flags = append(p.Flags, specs.LinuxSeccompFlag(name))
+			}
+			return p, nil
+		},
+		[]kernelCall{{name: "getppid"}},
+	},
+	"trace": {fixed(allowing(when(specs.ActTrace, "getppid"))), []kernelCall{{name: "getppid", want: syscall.ENOSYS}}},
+	"log":   {fixed(allowing(when(specs.ActLog, "getppid"))), []kernelCall{{name: "getppid"}}},
 }
 
 // child loads the scenario's filter and makes its calls, an answer on each line.
@@ -138,8 +152,12 @@ func child(s scenario) error {
 	if err := sys.SetNoNewPrivs(); err != nil {
 		return err
 	}
-	if _, err := sys.LoadSeccomp(f.Program, f.Flags); err != nil {
+	listener, err := sys.LoadSeccomp(f.Program, f.Flags)
+	if err != nil {
 		return err
+	}
+	if want := f.Flags&FlagNewListener != 0; want != (listener >= 0) {
+		return fmt.Errorf("flags %#x gave the listener %d", f.Flags, listener)
 	}
 	for _, c := range s.calls {
 		nr := uintptr(uint32(index[c.name][native]) | c.bits)
@@ -179,7 +197,7 @@ func needSeccomp(t *testing.T) {
 
 func TestKernelVerdicts(t *testing.T) {
 	needSeccomp(t)
-	for _, name := range []string{"default", "default with CAP_SYS_ADMIN", "operators", "upper half", "upper half masked", "trace", "log"} {
+	for _, name := range []string{"default", "default with CAP_SYS_ADMIN", "operators", "upper half", "upper half masked", "flags", "trace", "log"} {
 		t.Run(name, func(t *testing.T) {
 			got, err := play(t, name)
 			if err != nil {
@@ -243,5 +261,59 @@ func waitZombieThread(t *testing.T, pid int) {
 			return
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// TestKernelI386 makes i386 calls, which 64-bit code can make by int 0x80.
+func TestKernelI386(t *testing.T) {
+	needSeccomp(t)
+	gcc, err := exec.LookPath("gcc")
+	if err != nil {
+		t.Skipf("no C compiler: %v", err)
+	}
+	bin := filepath.Join(t.TempDir(), "int80")
+	if out, err := exec.Command(gcc, "-O1", "-Wall", "-o", bin, "testdata/int80.c").CombinedOutput(); err != nil {
+		t.Fatalf("gcc: %v\n%s", err, out)
+	}
+	if err := exec.Command(bin, "20,0,0").Run(); err != nil {
+		t.Skipf("the kernel has no IA-32 emulation: getpid = %v", err)
+	}
+	p, err := Default(nil, DenySocketcall())
+	if err != nil {
+		t.Fatal(err)
+	}
+	libc := []string{"write", "exit_group", "fstat", "newfstatat"}
+	for _, tt := range []struct {
+		profile *specs.LinuxSeccomp
+		call    string
+		want    string
+	}{
+		{p, "359,38,5", "-97"}, // socket(AF_ALG)
+		{p, "359,40,1", "-97"}, // socket(AF_VSOCK)
+		{p, "359,1,1", "fd"},   // socket(AF_UNIX)
+		{p, "102,1,0", "-38"},  // socketcall(SYS_SOCKET)
+		{p, "21,0,0", "-1"},    // mount
+		{p, "471,0,0", "-38"},  // newer than the profile
+		{denyingOn(specs.ArchX86, allow(append(libc, "bind")...)), "102,2,0", "-14"},   // socketcall(SYS_BIND)
+		{denyingOn(specs.ArchX86, allow(append(libc, "bind")...)), "102,3,0", "-1"},    // socketcall(SYS_CONNECT)
+		{denyingOn(specs.ArchX86, allow(append(libc, "shmget")...)), "117,24,0", "-1"}, // ipc(SHMCTL)
+	} {
+		f, err := Compile(tt.profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(bin, tt.call)
+		cmd.Stdin = bytes.NewReader(f.Program)
+		out, err := cmd.CombinedOutput()
+		got := strings.TrimSpace(string(out))
+		if tt.want == "fd" && err == nil {
+			if n, err := strconv.Atoi(got); err != nil || n < 0 {
+				t.Errorf("%s = %s; want a file descriptor", tt.call, got)
+			}
+			continue
+		}
+		if err != nil || got != tt.want {
+			t.Errorf("%s = %s, %v; want %s", tt.call, got, err, tt.want)
+		}
 	}
 }
