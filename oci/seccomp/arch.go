@@ -1,5 +1,6 @@
 package seccomp
 
+// syscalls.csv is src/syscalls.csv of github.com/seccomp/libseccomp; it is not kept here.
 //go:generate go run gen_syscalls.go syscalls.csv
 
 import (

@@ -30,8 +30,8 @@
 //   - The conditions of a rule are ANDed, unless two of them look at the same
 //     argument: then every condition of that rule is a rule of its own (runc
 //     has always done so), which makes it an OR.
-//   - Rules with conditions and different actions are tried in libseccomp's
-//     order: higher argument first; within an argument EQ, NE and MASKED_EQ before
+//   - Rules with conditions and different actions are tried in the order of
+//     libseccomp's decision tree: higher argument first; within an argument EQ, NE and MASKED_EQ before
 //     LE and LT before GE and GT; within those the narrower range, or the greater
 //     value, first; then in the profile's order. So an exception is tried before
 //     the range round it, wherever it stands. Rules that agree on the conditions and
@@ -42,5 +42,5 @@
 //     architecture, get ENOSYS instead of the default action, so that programs
 //     fall back to older calls. A profile whose default is ALLOW, LOG or TRACE is
 //     left alone. Numbers of arm's private range (0xf0000 and above) do not count
-//     as newest.
+//     as newest; x86's multiplexers do when a call behind them is named.
 package seccomp

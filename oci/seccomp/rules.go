@@ -149,6 +149,9 @@ func (r rule) narrow(wide bool) rule {
 	if !wide {
 		words = 0xffffffff
 	}
+	if len(r.conds) == 0 {
+		return r
+	}
 	out := rule{ret: r.ret}
 	for _, c := range r.conds {
 		c.mask &= words
@@ -176,11 +179,26 @@ func (r rule) behind(m muxed) rule {
 // the x32 bit where the arch has it. newest is the greatest number that the
 // profile names at all, false if it names none; arm's private numbers apart.
 func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint32, named bool) {
-	m = make(map[uint32]*policy)
+	m = make(map[uint32]*policy, 512)
 	info := archInfos[a]
+	fixed := make(map[uint32]*policy) // most policies are a mere action: shared
 	add := func(nr uint32, r rule) {
-		if r.ret != def {
-			addRule(m, nr, def, r.narrow(info.wide))
+		if r.ret == def {
+			return
+		}
+		r = r.narrow(info.wide)
+		p := m[nr]
+		switch {
+		case p != nil && p.fixed:
+		case len(r.conds) == 0:
+			if fixed[r.ret] == nil {
+				fixed[r.ret] = &policy{ret: r.ret, fixed: true}
+			}
+			m[nr] = fixed[r.ret]
+		case p == nil:
+			m[nr] = &policy{ret: def, rules: []rule{r}}
+		default:
+			p.rules = append(p.rules, r)
 		}
 	}
 	index := syscallIndex()
@@ -188,6 +206,7 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 		for _, name := range c.names {
 			mux, isMuxed := x86Muxed[name]
 			if isMuxed && a == archX86 {
+				newest, named = max(newest, mux.nr), true
 				for _, r := range c.rules {
 					add(mux.nr, r.behind(mux))
 				}
@@ -199,6 +218,8 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 			nr := uint32(nrs[a]) | info.bit
 			if a != archARM || nr < armPrivate {
 				newest, named = max(newest, nr), true
+			} else if m[nr] == nil {
+				m[nr] = &policy{ret: def} // keeps ENOSYS off a number that is named
 			}
 			for _, r := range c.rules {
 				add(nr, r)
@@ -210,21 +231,6 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 		p.rules = slices.CompactFunc(p.rules, func(a, b rule) bool { return slices.Equal(a.conds, b.conds) })
 	}
 	return m, newest, named
-}
-
-func addRule(m map[uint32]*policy, nr, def uint32, r rule) {
-	p := m[nr]
-	if p == nil {
-		p = &policy{ret: def}
-		m[nr] = p
-	}
-	switch {
-	case p.fixed:
-	case len(r.conds) == 0:
-		p.ret, p.fixed, p.rules = r.ret, true, nil
-	default:
-		p.rules = append(p.rules, r)
-	}
 }
 
 // compareRules is the order in which libseccomp's decision tree tries rules.

@@ -2,9 +2,6 @@
 
 package seccomp
 
-// tableKernel is the kernel whose syscall tables these are.
-const tableKernel = "v7.1.0-rc4"
-
 // syscallTable gives each syscall's number on x86_64, x86, x32 (without the x32 bit), arm64
 // and arm; -1 where the architecture lacks it.
 var syscallTable = [...]syscallNumbers{
