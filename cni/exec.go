@@ -80,6 +80,9 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	name, command := filepath.Base(path), envValue(env, "CNI_COMMAND")
 	began := time.Now()
 	stdout, err := e.run(ctx, path, stdin, pluginEnv(env))
+	if err == nil && command == "ADD" {
+		err = checkResult(stdout)
+	}
 	e.log.Debug("cni plugin", "plugin", name, "command", command, "took", time.Since(began), "err", err)
 	if err != nil {
 		return nil, &PluginError{Plugin: name, Command: command, Err: err}
