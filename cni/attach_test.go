@@ -118,6 +118,7 @@ func TestSetupRefuses(t *testing.T) {
 		`pod name "a;b=c"`:                   func(a *Attachment) { a.Name = "a;b=c" },
 		"/no/such: no namespace is there":    func(a *Attachment) { a.Netns = "/no/such" },
 		file + ": no namespace":              func(a *Attachment) { a.Netns = file },
+		"a rate without a burst":             func(a *Attachment) { a.Bandwidth = &Bandwidth{EgressRate: 1000} },
 		"not an absolute path":               func(a *Attachment) { a.Netns = "" },
 		"port mapping 0: host port 70000":    func(a *Attachment) { a.PortMappings = []PortMapping{{HostPort: 70000, ContainerPort: 1}} },
 		"port mapping 0: container port 0":   func(a *Attachment) { a.PortMappings = []PortMapping{{HostPort: 1}} },
@@ -590,4 +591,41 @@ func TestPluginExecBusyFile(t *testing.T) {
 	if _, err := e.ExecPlugin(t.Context(), filepath.Join(nd.bin, "q"), nil, []string{"CNI_COMMAND=DEL"}); err != nil {
 		t.Errorf("ExecPlugin of a file that is being written = %v; want nil", err)
 	}
+}
+
+// fakeExec answers at once: what is left is our own cost and libcni's.
+type fakeExec struct{ pluginExec }
+
+func (*fakeExec) FindInPath(plugin string, _ []string) (string, error) { return plugin, nil }
+
+func (*fakeExec) ExecPlugin(context.Context, string, []byte, []string) ([]byte, error) {
+	return []byte(`{"cniVersion":"1.0.0","ips":[{"address":"10.1.0.2/24"}]}`), nil
+}
+
+func BenchmarkOwnCost(b *testing.B) {
+	nd := newNode(b)
+	write(b, filepath.Join(nd.conf, "1.conflist"), conflist("1.0.0", "net", "p"))
+	n, err := newNetworks(nd.config(), &fakeExec{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(n.Close)
+	b.Run("setup and teardown", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := n.Setup(b.Context(), pod("a")); err != nil {
+				b.Fatal(err)
+			}
+			if err := n.Teardown(b.Context(), pod("a")); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	nd.plugin(b, "p", goodPlugin)
+	b.Run("status", func(b *testing.B) {
+		for b.Loop() {
+			if err := n.Status(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -120,6 +120,7 @@ type Networks struct {
 	gone   goneSet
 	status statusCache
 
+	life context.Context // until Close
 	stop context.CancelFunc
 	done chan struct{}
 }
@@ -138,23 +139,24 @@ func newNetworks(cfg Config, exec invoke.Exec) (*Networks, error) {
 	if exec == nil {
 		exec = &pluginExec{log: cfg.Log}
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	life, stop := context.WithCancel(context.Background())
 	n := &Networks{
 		cfg:  cfg,
 		cni:  libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, cfg.CacheDir, exec),
 		log:  cfg.Log,
+		life: life,
 		stop: stop,
 		done: make(chan struct{}),
 	}
 	n.reload()
 	go func() {
 		defer close(n.done)
-		n.watch(ctx)
+		n.watch(life)
 	}()
 	return n, nil
 }
 
-// Close stops following the configuration. Operations that run go on.
+// Close stops following the configuration and asking plugins for their STATUS. Other operations that run go on.
 func (n *Networks) Close() {
 	n.stop()
 	<-n.done

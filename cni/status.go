@@ -84,7 +84,7 @@ func (n *Networks) pluginStatus(ctx context.Context, net *network) error {
 
 func (n *Networks) askStatus(run *statusRun) {
 	defer close(run.done)
-	ctx, cancel := context.WithTimeoutCause(context.Background(), statusTimeout,
+	ctx, cancel := context.WithTimeoutCause(n.life, statusTimeout,
 		fmt.Errorf("the time limit of %s for STATUS: %w", statusTimeout, context.DeadlineExceeded))
 	defer cancel()
 	err := n.cni.GetStatusNetworkList(ctx, run.of.list)
