@@ -424,7 +424,7 @@ echo "end $CNI_CONTAINERID" >>$log.order`)
 
 func TestStatusOfPlugins(t *testing.T) {
 	nd := withGood(t, "1.1.0", `cat >/dev/null; echo $CNI_COMMAND >>$log
-[ ! -e $log.hang ] || sleep 1000
+[ ! -e $log.hang ] || { echo $$ >$log.pid; exec sleep 1000; }
 [ ! -e $log.bad ] || { echo '{"code":50,"msg":"agent is down"}'; exit 1; }`)
 	n := nd.start(t)
 	for range 20 {
@@ -454,8 +454,14 @@ func TestStatusOfPlugins(t *testing.T) {
 	if d := time.Since(began); d > 3*time.Second {
 		t.Errorf("Status held its caller for %s", d)
 	}
+	n.Close()
+	if alive(t, nd.logPath()+".pid") {
+		t.Error("a plugin outlives Close")
+	}
+	wantErr(t, "Status after Close", n.Status(t.Context()), "closed")
 	os.Remove(nd.logPath() + ".hang")
 	os.Remove(nd.logPath() + ".bad")
+	n = nd.start(t)
 	write(t, filepath.Join(nd.conf, "1.conflist"), conflist("1.1.0", "net3", "p"))
 	n.reload()
 	if err := n.Status(t.Context()); err != nil {

@@ -122,7 +122,7 @@ type Networks struct {
 
 	life context.Context // until Close
 	stop context.CancelFunc
-	done chan struct{}
+	wg   sync.WaitGroup // what ends with life
 }
 
 // New reads the configuration and starts to follow its changes until Close. A configuration
@@ -146,18 +146,16 @@ func newNetworks(cfg Config, exec invoke.Exec) (*Networks, error) {
 		log:  cfg.Log,
 		life: life,
 		stop: stop,
-		done: make(chan struct{}),
 	}
 	n.reload()
-	go func() {
-		defer close(n.done)
-		n.watch(life)
-	}()
+	n.wg.Go(func() { n.watch(life) })
 	return n, nil
 }
 
 // Close stops following the configuration and asking plugins for their STATUS. Other operations that run go on.
 func (n *Networks) Close() {
 	n.stop()
-	<-n.done
+	n.status.mu.Lock() // after this, Status starts nothing more
+	n.status.mu.Unlock()
+	n.wg.Wait()
 }
