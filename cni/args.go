@@ -47,6 +47,10 @@ func (a Attachment) validate() error {
 			return fmt.Errorf("port mapping %d: %w", i, err)
 		}
 	}
+	// Plugins refuse this in DEL as well, so it must not get as far as ADD.
+	if b := a.Bandwidth; b != nil && ((b.IngressRate == 0) != (b.IngressBurst == 0) || (b.EgressRate == 0) != (b.EgressBurst == 0)) {
+		return fmt.Errorf("bandwidth %+v: a rate without a burst or the reverse", *b)
+	}
 	if !filepath.IsAbs(a.Netns) {
 		return fmt.Errorf("network namespace %q: not an absolute path", a.Netns)
 	}

@@ -120,8 +120,9 @@ type Networks struct {
 	gone   goneSet
 	status statusCache
 
+	life context.Context // until Close
 	stop context.CancelFunc
-	done chan struct{}
+	wg   sync.WaitGroup // what ends with life
 }
 
 // New reads the configuration and starts to follow its changes until Close. A configuration
@@ -138,24 +139,23 @@ func newNetworks(cfg Config, exec invoke.Exec) (*Networks, error) {
 	if exec == nil {
 		exec = &pluginExec{log: cfg.Log}
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	life, stop := context.WithCancel(context.Background())
 	n := &Networks{
 		cfg:  cfg,
 		cni:  libcni.NewCNIConfigWithCacheDir(cfg.BinDirs, cfg.CacheDir, exec),
 		log:  cfg.Log,
+		life: life,
 		stop: stop,
-		done: make(chan struct{}),
 	}
 	n.reload()
-	go func() {
-		defer close(n.done)
-		n.watch(ctx)
-	}()
+	n.wg.Go(func() { n.watch(life) })
 	return n, nil
 }
 
-// Close stops following the configuration. Operations that run go on.
+// Close stops following the configuration and asking plugins for their STATUS. Other operations that run go on.
 func (n *Networks) Close() {
 	n.stop()
-	<-n.done
+	n.status.mu.Lock() // after this, Status starts nothing more
+	n.status.mu.Unlock()
+	n.wg.Wait()
 }

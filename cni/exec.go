@@ -80,6 +80,9 @@ func (e *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	name, command := filepath.Base(path), envValue(env, "CNI_COMMAND")
 	began := time.Now()
 	stdout, err := e.run(ctx, path, stdin, pluginEnv(env))
+	if err == nil && command == "ADD" {
+		err = checkResult(stdout)
+	}
 	e.log.Debug("cni plugin", "plugin", name, "command", command, "took", time.Since(began), "err", err)
 	if err != nil {
 		return nil, &PluginError{Plugin: name, Command: command, Err: err}
@@ -155,22 +158,22 @@ func kill(ctx context.Context, cmd *exec.Cmd, done <-chan error, began time.Time
 	return err
 }
 
-// limitedBuffer keeps the first max bytes and swallows the rest, so that the writer never blocks.
+// limitedBuffer keeps the first max bytes and swallows the rest, so that the writer never blocks. It embeds
+// no bytes.Buffer, whose ReadFrom io.Copy would prefer to Write.
 type limitedBuffer struct {
-	bytes.Buffer
+	buf  []byte
 	max  int
 	over bool
 }
 
 func (b *limitedBuffer) Write(p []byte) (int, error) {
-	room := b.max - b.Len()
-	if len(p) > room {
-		b.over = true
-		b.Buffer.Write(p[:room])
-		return len(p), nil
-	}
-	return b.Buffer.Write(p)
+	keep := min(len(p), b.max-len(b.buf))
+	b.over = b.over || keep < len(p)
+	b.buf = append(b.buf, p[:keep]...)
+	return len(p), nil
 }
+
+func (b *limitedBuffer) Bytes() []byte { return b.buf }
 
 // pluginEnv is the environment of a plugin: the daemon's without what is between it and systemd, and
 // with a PATH, because plugins look for iptables and nft there.

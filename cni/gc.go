@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
@@ -12,7 +13,8 @@ import (
 )
 
 const (
-	gcIdleTimeout = 5 * time.Second  // for a moment without ADD and DEL
+	gcIdleTimeout = 5 * time.Second // for a moment without ADD and DEL
+	gcParallel    = 4
 	gcTimeout     = 15 * time.Second // for the plugins' GC, which holds up every ADD and DEL
 )
 
@@ -37,23 +39,30 @@ func (n *Networks) delStale(ctx context.Context, valid func() ([]AttachmentID, e
 	if err != nil {
 		return err
 	}
-	var errs []error
-	for _, id := range stale {
+	var (
+		wg    sync.WaitGroup
+		slots = make(chan struct{}, gcParallel)
+		errs  = make([]error, len(stale))
+	)
+	for i, id := range stale {
 		if keep[id] {
 			continue
 		}
-		if ctx.Err() != nil {
-			return errors.Join(append(errs, context.Cause(ctx))...)
-		}
-		n.log.Info("free a leftover network attachment", "pod", id.PodID, "interface", id.IfName)
-		if err := n.delLeftover(ctx, id); err != nil {
-			errs = append(errs, err)
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			n.log.Info("free a leftover network attachment", "pod", id.PodID, "interface", id.IfName)
+			errs[i] = n.delLeftover(ctx, id)
+		})
 	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
 
 func (n *Networks) delLeftover(ctx context.Context, id AttachmentID) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("cni gc: pod %s: %w", id.PodID, context.Cause(ctx))
+	}
 	leave, err := n.begin(ctx, id, "DEL")
 	if err != nil {
 		return err

@@ -86,6 +86,25 @@ func (r *Result) addIP(c *types100.IPConfig, ifName string) error {
 	return nil
 }
 
+// checkResult refuses a result whose lists have null entries: libcni's conversions between versions
+// take them for pointers that are never nil.
+func checkResult(stdout []byte) error {
+	var lists struct {
+		Interfaces, IPs, Routes []json.RawMessage
+	}
+	if err := json.Unmarshal(stdout, &lists); err != nil {
+		return fmt.Errorf("result: %w", err)
+	}
+	for name, list := range map[string][]json.RawMessage{"interfaces": lists.Interfaces, "ips": lists.IPs, "routes": lists.Routes} {
+		for i, entry := range list {
+			if string(entry) == "null" {
+				return fmt.Errorf("result: %s[%d] is null", name, i)
+			}
+		}
+	}
+	return nil
+}
+
 // pluginMessage is what a plugin that exited with an error has to say: CNI's error object on stdout,
 // or whatever else it wrote.
 func pluginMessage(exit error, stdout, stderr []byte) error {

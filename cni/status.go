@@ -54,6 +54,10 @@ type statusRun struct {
 func (n *Networks) pluginStatus(ctx context.Context, net *network) error {
 	c := &n.status
 	c.mu.Lock()
+	if err := n.life.Err(); err != nil {
+		defer c.mu.Unlock()
+		return fmt.Errorf("closed: %w", err)
+	}
 	if c.of != net {
 		c.of, c.asked, c.err = net, false, nil
 	}
@@ -65,7 +69,7 @@ func (n *Networks) pluginStatus(ctx context.Context, net *network) error {
 	if run == nil || run.of != net {
 		run = &statusRun{of: net, since: time.Now(), done: make(chan struct{})}
 		c.running = run
-		go n.askStatus(run)
+		n.wg.Go(func() { n.askStatus(run) })
 	}
 	c.mu.Unlock()
 
@@ -84,7 +88,7 @@ func (n *Networks) pluginStatus(ctx context.Context, net *network) error {
 
 func (n *Networks) askStatus(run *statusRun) {
 	defer close(run.done)
-	ctx, cancel := context.WithTimeoutCause(context.Background(), statusTimeout,
+	ctx, cancel := context.WithTimeoutCause(n.life, statusTimeout,
 		fmt.Errorf("the time limit of %s for STATUS: %w", statusTimeout, context.DeadlineExceeded))
 	defer cancel()
 	err := n.cni.GetStatusNetworkList(ctx, run.of.list)

@@ -119,6 +119,19 @@ func TestPinNamespaces(t *testing.T) {
 	if err != nil {
 		t.Error(err)
 	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	shared := 0
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); f[4] == filepath.Dir(pins[0].Path) && strings.HasPrefix(f[6], "shared:") {
+			shared++
+		}
+	}
+	if shared != 1 {
+		t.Errorf("%d shared mounts at the folder of the network namespace; want 1", shared)
+	}
 	for range 2 {
 		for _, p := range pins {
 			if err := UnpinNamespace(p.Path); err != nil {
@@ -185,6 +198,29 @@ func TestPinNamespacesRefuses(t *testing.T) {
 		if err := PinNamespaces(pins, nil); err == nil {
 			t.Errorf("PinNamespaces(%v) = nil; want an error", pins)
 		}
+	}
+}
+
+func TestPinProcessNamespaces(t *testing.T) {
+	needRoot(t)
+	pins := allKinds(pinDir(t))
+	if err := PinProcessNamespaces(os.Getpid(), pins); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pins {
+		if got, want := nsID(t, p.Path), nsID(t, "/proc/self/ns/"+nsFiles[p.Flag]); got != want {
+			t.Errorf("%s is namespace %d; want %d", p.Path, got, want)
+		}
+		if err := UnpinNamespace(p.Path); err != nil {
+			t.Error(err)
+		}
+	}
+	pins[0].Path += "-2"
+	if err := PinProcessNamespaces(0x7fffffff, pins[:1]); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("PinProcessNamespaces of no process = %v; want fs.ErrNotExist", err)
+	}
+	if _, err := os.Lstat(pins[0].Path); err == nil {
+		t.Errorf("%s is left", pins[0].Path)
 	}
 }
 

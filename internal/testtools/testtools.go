@@ -1,0 +1,94 @@
+// Package testtools gives tests what they cannot do without on the machine they run on: a network of
+// their own and programs that are built on demand.
+package testtools
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+const privateEnv = "CRI_SHIM_TEST_PRIVATE_NETWORK"
+
+// RunPrivate is for TestMain: as root it runs the package's tests in network and mount namespaces that end with
+// them, with lo up, and returns their exit code. Without root they run where they are; see
+// NeedPrivate.
+func RunPrivate(m *testing.M) int {
+	if os.Getenv(privateEnv) != "" {
+		if err := sys.LoopbackUp(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}
+	if os.Geteuid() != 0 {
+		return m.Run()
+	}
+	runtime.LockOSThread() // the child ends with this thread
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), privateEnv+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = sys.OwnNetworkAndMounts()
+	err := cmd.Run()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return max(exit.ExitCode(), 1)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "tests in a private network:", err)
+		return 1
+	}
+	return 0
+}
+
+// NeedPrivate skips a test that must not touch the machine's own network.
+func NeedPrivate(t testing.TB) {
+	t.Helper()
+	if os.Getenv(privateEnv) == "" {
+		t.Skip("needs root: runs in network and mount namespaces of its own")
+	}
+}
+
+// Root is the top folder of the repository.
+func Root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "hack", "cniplugins", "build.sh")); err == nil {
+			return dir
+		}
+	}
+	t.Fatal("not in the repository")
+	return ""
+}
+
+var plugins struct {
+	once sync.Once
+	out  []byte
+	err  error
+}
+
+// CNIPlugins is a folder with the reference CNI plugins that hack/cniplugins pins; they are built when they are
+// not there yet. The test is skipped where that is not possible.
+func CNIPlugins(t testing.TB) string {
+	t.Helper()
+	root := Root(t)
+	dir := filepath.Join(root, ".cache", "cni-bin")
+	plugins.once.Do(func() {
+		plugins.out, plugins.err = exec.Command(filepath.Join(root, "hack", "cniplugins", "build.sh"), dir).CombinedOutput()
+	})
+	if plugins.err != nil {
+		t.Skipf("needs the reference CNI plugins: build.sh: %v\n%s", plugins.err, plugins.out)
+	}
+	return dir
+}
