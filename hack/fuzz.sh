@@ -1,0 +1,14 @@
+#!/bin/bash
+# fuzz.sh [PACKAGE...]: runs every fuzz target, FUZZTIME (default 20s) each. A crash stays under the
+# package's testdata/fuzz, to be committed with the repair.
+set -uo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+status=0
+while read -r package; do
+  while read -r target; do
+    echo "== $package $target"
+    # Without a bound on minimizing, one interesting input can eat all of the time.
+    go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-20s}" -fuzzminimizetime 100x "$package" || status=1
+  done < <(go test -list '^Fuzz' "$package" | grep '^Fuzz')
+done < <(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' "${@:-./...}")
+exit $status

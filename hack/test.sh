@@ -1,0 +1,83 @@
+#!/bin/bash
+# test.sh [unit]: what `make test` runs. As root: lint; all tests as the user nobody; all tests as root; a
+# look for what they left behind. Otherwise, or with "unit": the tests as an unprivileged user alone. A
+# test counts as skipped where it was skipped every time. The last line counts: N passed, N failed, N skipped.
+#   PACKAGES     what to test (default ./...)
+#   TEST_FLAGS   more flags for the test binaries, such as -test.run=...
+set -uo pipefail
+cd "$(dirname "$(realpath "$0")")/.."
+mode=${1:-all}
+unset CRI_SHIM_LIBEXEC
+
+# Readable by all: user namespaces and the user nobody must get through. Short: a socket's path has
+# 107 bytes.
+work=$(mktemp -d "${TMPDIR:-/tmp}/cst.XXXXXX")
+chmod 0755 "$work"
+trap 'rm -rf --one-file-system "$work"' EXIT
+checks=()
+check() { # NAME COMMAND...
+  echo "== $1"
+  "${@:2}"
+  local status=$?
+  checks+=("-check" "$1=$status")
+  return $status
+}
+
+build() {
+  [ -d cmd/cri-shim ] && { make -s build || return; }
+  # shellcheck disable=SC2086 # several patterns
+  hack/testbin.sh "$work/bin" ${PACKAGES:-./...}
+}
+
+as_nobody() {
+  if [ "$(id -u)" != 0 ]; then
+    TMPDIR=$work/tmp JOBS=2 hack/run-tests.sh "$work/bin" . "$work/nobody"
+    return
+  fi
+  # A copy: the checkout may lie in a folder that only root may enter.
+  mkdir -p "$work/src" "$work/libexec" "$work/nobody-home"
+  git ls-files -co --exclude-standard -z | xargs -0 -r ls -d 2>/dev/null | cpio -pdm --quiet "$work/src"
+  cp internal/payload/files/cri-shim-* "$work/libexec/" 2>/dev/null
+  chmod -R a+rX "$work/src" "$work/libexec" "$work/bin"
+  mkdir -p "$work/nobody-tmp"
+  chown 65534:65534 "$work/nobody-tmp" "$work/nobody-home"
+  RUN_AS_NOBODY=1 JOBS=2 HOME=$work/nobody-home TMPDIR=$work/nobody-tmp CRI_SHIM_LIBEXEC=$work/libexec \
+    hack/run-tests.sh "$work/bin" "$work/src" "$work/nobody"
+}
+
+as_root() {
+  TMPDIR=$work/tmp CRI_SHIM_LIBEXEC=$PWD/internal/payload/files \
+    hack/run-tests.sh "$work/bin" . "$work/root"
+}
+
+no_leftovers() {
+  local status=0 left
+  TMPDIR=$work/tmp hack/leakcheck.sh compare "$work/before" || status=1
+  left=$(find "$work/tmp" "$work/nobody-tmp" -mindepth 1 -maxdepth 1 2>/dev/null)
+  [ -z "$left" ] || { echo "left in TMPDIR: ${left//$work\//}"; status=1; }
+  return $status
+}
+
+mkdir -p "$work/tmp"
+if [ "$mode" = all ] && [ "$(id -u)" != 0 ]; then
+  echo "not root: only the tests that an unprivileged user can run"
+  mode=unit
+fi
+runs=("$work/nobody")
+[ "$mode" = unit ] || check lint hack/lint.sh
+if check build build; then
+  [ "$mode" = unit ] || hack/leakcheck.sh snapshot "$work/before"
+  echo "== tests, unprivileged"
+  as_nobody
+  if [ "$mode" = all ]; then
+    echo "== tests, as root"
+    as_root
+    runs+=("$work/root")
+    check leftovers no_leftovers
+  fi
+else
+  runs=()
+fi
+# Not `go run`: its status is always 1.
+go build -o "$work/testsum" ./hack/testsum || exit 1
+"$work/testsum" "${checks[@]}" -list "$work/bin/list" "${runs[@]}"

@@ -1,0 +1,87 @@
+// Package config is the daemon's configuration: one flat struct, its defaults in one function, checked
+// once. It is read from TOML; see Load.
+package config
+
+// Config holds every setting. The doc tag is the key's documentation, which Render prints above it.
+type Config struct {
+	Root   string `toml:"root" doc:"Images, container file systems and records; survives a reboot."`
+	State  string `toml:"state" doc:"What only matters while the kernel is up: sockets, exit files, namespaces. On a tmpfs."`
+	Listen string `toml:"listen" doc:"Unix socket of the CRI; what the kubelet's containerRuntimeEndpoint names, after unix://."`
+
+	LogLevel  string `toml:"log_level" doc:"debug, info, warn or error."`
+	LogFormat string `toml:"log_format" doc:"text or json."`
+
+	PodsPerSupervisor int    `toml:"pods_per_supervisor" doc:"Pods that share a supervisor process. 1 gives each pod its own: more memory, and the loss of one supervisor touches one pod."`
+	SupervisorCgroup  string `toml:"supervisor_cgroup" doc:"Cgroup of the supervisors, from the root of the hierarchy. Never the daemon's own: a restart of the service must leave pods alone."`
+	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods; the kubelet's cgroupDriver. Only cgroupfs in this version."`
+
+	CNIConfDir string   `toml:"cni_conf_dir" doc:"CNI configuration lists; the first in name order is the pod network."`
+	CNIBinDirs []string `toml:"cni_bin_dirs" doc:"Where CNI plugins are looked for, in this order."`
+	CNITimeout Duration `toml:"cni_timeout" doc:"For one CNI operation with all of its plugins; then they are killed."`
+	NetnsDir   string   `toml:"netns_dir" doc:"Where the pods' network namespaces are pinned; ip netns and CNI plugins expect /run/netns."`
+
+	RegistryConfigDirs     []string `toml:"registry_config_dirs" doc:"Folders with one folder per registry host, each with a hosts.toml and certificates, as containerd has them. The first that knows a host counts; folders that do not exist are skipped."`
+	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads" doc:"Layers that one pull downloads at a time."`
+	PullProgressTimeout    Duration `toml:"pull_progress_timeout" doc:"A pull that receives no byte for this long is given up. \"0s\" waits for ever."`
+	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
+	KeepBlobs              bool     `toml:"keep_blobs" doc:"Keep compressed layers after they are unpacked, so that images can be exported as they were pulled."`
+
+	SeccompProfile  string   `toml:"seccomp_profile" doc:"JSON file that RuntimeDefault stands for. Empty: the built-in profile."`
+	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for. Empty: the built-in profile, loaded by the daemon."`
+	CDISpecDirs     []string `toml:"cdi_spec_dirs" doc:"Folders with CDI specifications of devices; later ones win."`
+	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
+
+	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`
+	EnableUnprivilegedICMP  bool `toml:"enable_unprivileged_icmp" doc:"Let pods with a network of their own ping without CAP_NET_RAW."`
+
+	LogLineMax          Size `toml:"log_line_max" doc:"Longest piece of a container's line in its log; a longer line is marked partial and goes on in the next entry."`
+	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
+	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest CRI message in either direction."`
+
+	StopTimeout       Duration `toml:"stop_timeout" doc:"Grace for containers that StopPodSandbox finds running, which gives none itself."`
+	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
+	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
+	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
+
+	StreamListen      string   `toml:"stream_listen" doc:"Address for exec, attach and port-forward streams; the kubelet connects to it from this machine. Port 0 takes a free one."`
+	StreamIdleTimeout Duration `toml:"stream_idle_timeout" doc:"An exec, attach or port-forward without traffic for this long is ended."`
+	MetricsListen     string   `toml:"metrics_listen" doc:"Address that serves /metrics to Prometheus, such as 127.0.0.1:9190. Empty: off."`
+	Pprof             bool     `toml:"pprof" doc:"Serve /debug/pprof beside /metrics."`
+}
+
+// DefaultPath is the file that Load("") reads if it exists.
+const DefaultPath = "/etc/cri-shim/config.toml"
+
+// Default is the configuration of a machine without a configuration file.
+func Default() Config {
+	return Config{
+		Root:                    "/var/lib/cri-shim",
+		State:                   "/run/cri-shim",
+		Listen:                  "/run/cri-shim/cri-shim.sock",
+		LogLevel:                "info",
+		LogFormat:               "text",
+		PodsPerSupervisor:       16,
+		SupervisorCgroup:        "/cri-shim/supervisors",
+		CgroupDriver:            "cgroupfs",
+		CNIConfDir:              "/etc/cni/net.d",
+		CNIBinDirs:              []string{"/opt/cni/bin", "/usr/lib/cni"},
+		CNITimeout:              Seconds(60),
+		NetnsDir:                "/run/netns",
+		RegistryConfigDirs:      []string{"/etc/cri-shim/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
+		MaxConcurrentDownloads:  3,
+		PullProgressTimeout:     Seconds(5 * 60),
+		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
+		DefaultUlimits:          []Ulimit{{Name: "nofile", Soft: 1024, Hard: 524288}},
+		EnableUnprivilegedPorts: true,
+		EnableUnprivilegedICMP:  true,
+		LogLineMax:              16 * KiB,
+		ExecSyncOutputLimit:     16 * MiB,
+		MaxCRIMessageSize:       16 * MiB,
+		StopTimeout:             Seconds(10),
+		KillTimeout:             Seconds(10),
+		DrainTimeout:            Seconds(30),
+		ReconcileInterval:       Seconds(5 * 60),
+		StreamListen:            "127.0.0.1:0",
+		StreamIdleTimeout:       Seconds(4 * 60 * 60),
+	}
+}

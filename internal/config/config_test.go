@@ -1,0 +1,228 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// tree writes files below a new folder and returns the path of config.toml in it.
+func tree(t testing.TB, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.toml")
+}
+
+func TestDefaultIsValid(t *testing.T) {
+	if p := Validate(Default()); len(p) > 0 {
+		t.Errorf("Validate(Default()) = %v; want nothing", p)
+	}
+}
+
+func TestEveryKeyIsDocumented(t *testing.T) {
+	fields := reflect.TypeFor[Config]()
+	for i := range fields.NumField() {
+		f := fields.Field(i)
+		if key := f.Tag.Get("toml"); key == "" || key != strings.ToLower(key) {
+			t.Errorf("%s: toml tag %q; want a lower-case key", f.Name, key)
+		}
+		if doc := f.Tag.Get("doc"); !strings.HasSuffix(doc, ".") {
+			t.Errorf("%s: doc tag %q; want sentences", f.Name, doc)
+		}
+	}
+}
+
+func TestRenderLoadsBack(t *testing.T) {
+	changed := Default()
+	changed.Root = `/data/with "quotes" and \`
+	changed.LogLevel = "debug"
+	changed.PodsPerSupervisor = 1
+	changed.RegistryConfigDirs = nil
+	changed.DefaultUlimits = []Ulimit{{"core", 0, Unlimited}, {"nofile", 5, 5}}
+	changed.StopTimeout = Duration{90*time.Second + 500*time.Millisecond}
+	changed.LogLineMax = 16385
+	changed.MetricsListen, changed.Pprof = "[::1]:9190", true
+	for name, want := range map[string]Config{"default": Default(), "changed": changed} {
+		text := Render(want)
+		got, err := Load(tree(t, map[string]string{"config.toml": string(text)}))
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, text)
+		}
+		// Nil and empty lists mean the same.
+		if diff := cmp.Diff(want, *got, cmp.Transformer("empty", func(s []string) []string { return append([]string{}, s...) })); diff != "" {
+			t.Errorf("%s: loaded back (-want +got):\n%s", name, diff)
+		}
+		for _, key := range keys {
+			if lineOf(text, key) == 0 {
+				t.Errorf("%s: Render has no line for %s", name, key)
+			}
+		}
+		for line := range strings.Lines(string(text)) {
+			if len(line) > 101 && strings.HasPrefix(line, "#") {
+				t.Errorf("%s: comment of %d bytes: %s", name, len(line), line)
+			}
+		}
+	}
+}
+
+func TestLoadMerges(t *testing.T) {
+	path := tree(t, map[string]string{
+		"config.toml":         "log_level = 'debug'\ncni_bin_dirs = ['/a', '/b', '/c']\nkeep_blobs = true\n",
+		"conf.d/20.toml":      "log_level = 'warn'\n",
+		"conf.d/10.toml":      "log_level = 'error'\ncni_bin_dirs = ['/d']\n",
+		"conf.d/30.toml.orig": "not toml at all",
+	})
+	got, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.LogLevel, want.CNIBinDirs, want.KeepBlobs = "warn", []string{"/d"}, true
+	if diff := cmp.Diff(want, *got); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
+	}
+	// A file that replaced a list must not have written into the defaults.
+	if diff := cmp.Diff([]string{"/opt/cni/bin", "/usr/lib/cni"}, Default().CNIBinDirs); diff != "" {
+		t.Errorf("Default().CNIBinDirs (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadAbsent(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	_, err := Load(path)
+	var problems Problems
+	if !errors.As(err, &problems) || !strings.HasPrefix(err.Error(), path+": open: no such file") {
+		t.Errorf("Load(%s) = %v; want an error that names the file", path, err)
+	}
+	if _, err := os.Stat(filepath.Dir(DefaultPath)); err == nil {
+		t.Skipf("this machine has %s", filepath.Dir(DefaultPath))
+	}
+	got, err := Load("")
+	if err != nil {
+		t.Fatalf("Load(\"\") = %v; want the defaults", err)
+	}
+	if diff := cmp.Diff(Default(), *got); diff != "" {
+		t.Errorf("Load(\"\") (-want +got):\n%s", diff)
+	}
+}
+
+func TestLoadProblems(t *testing.T) {
+	tests := []struct{ name, file, want string }{
+		{"misspelt", "\nlog_levle = 'info'", "DIR/config.toml:2: log_levle: unknown key; did you mean log_level?"},
+		{"far from any", "colour = 'red'", "DIR/config.toml:1: colour: unknown key"},
+		{"table", "[cni]\nbin = 1", "DIR/config.toml:1: cni: unknown key"},
+		{"two", "roots = '/x'\npprofs = true", "DIR/config.toml:1: roots: unknown key; did you mean root?\nDIR/config.toml:2: pprofs: unknown key; did you mean pprof?"},
+		{"syntax", "root = ", "DIR/config.toml:1:"},
+		{"type", "# one\npods_per_supervisor = 'many'", "DIR/config.toml:2: pods_per_supervisor: "},
+		{"duration", "cni_timeout = 'soon'", `DIR/config.toml:1: cni_timeout: "soon" is no duration such as "90s" or "5m"`},
+		{"duration as a number", "cni_timeout = 5", "DIR/config.toml:1: cni_timeout: "},
+		{"size", "log_line_max = '16kb'", `DIR/config.toml:1: log_line_max: "16kb" is no size such as "16384", "512KiB", "16MiB" or "1GiB"`},
+		{"huge size", "log_line_max = '99999999999GiB'", `DIR/config.toml:1: log_line_max: "99999999999GiB" is no size`},
+		{"ulimit", "default_ulimits = ['files=1']", `DIR/config.toml:1: default_ulimits: "files": unknown limit; want one of as, `},
+		{"ulimit order", "default_ulimits = ['nofile=2:1']", `DIR/config.toml:1: default_ulimits: "nofile=2:1": the soft limit is above the hard limit`},
+		{"ulimit twice", "default_ulimits = ['nofile=1', 'nofile=2']", `DIR/config.toml:1: default_ulimits: "nofile" is there twice`},
+		{"relative", "root = 'var'", `DIR/config.toml:1: root: "var" is not an absolute path`},
+		{"unclean", "root = '/var/../x'", `DIR/config.toml:1: root: "/var/../x" is not in its shortest form, "/x"`},
+		{"range", "pods_per_supervisor = 0", "DIR/config.toml:1: pods_per_supervisor: 0 is not between 1 and 1024"},
+		{"short interval", "reconcile_interval = '1ms'", "DIR/config.toml:1: reconcile_interval: 1ms is not between 1s and 24h0m0s"},
+		{"enum", "log_format = 'xml'", `DIR/config.toml:1: log_format: "xml" is not known; want text or json`},
+		{"systemd", "cgroup_driver = 'systemd'", `DIR/config.toml:1: cgroup_driver: "systemd" is not supported by this version; set "cgroupfs", here and in the kubelet's configuration`},
+		{"driver", "cgroup_driver = 'other'", `DIR/config.toml:1: cgroup_driver: "other" is not known; want cgroupfs`},
+		{"socket", "listen = '/" + strings.Repeat("x", 107) + "'", "DIR/config.toml:1: listen: is 108 bytes long; a socket's path has at most 107"},
+		{"state in root", "state = '/var/lib/cri-shim/run'", "DIR/config.toml:1: state: \"/var/lib/cri-shim/run\" and root \"/var/lib/cri-shim\" lie in one another"},
+		{"platform", "image_platform = 'windows/amd64'", `DIR/config.toml:1: image_platform: "windows/amd64" does not run on this system; want linux/...`},
+		{"address", "metrics_listen = '9190'", `DIR/config.toml:1: metrics_listen: "9190" is no address such as 127.0.0.1:9190`},
+		{"port", "stream_listen = '127.0.0.1:http'", `DIR/config.toml:1: stream_listen: "127.0.0.1:http": "http" is no port`},
+		{"everywhere", "metrics_listen = ':9190'", `DIR/config.toml:1: metrics_listen: ":9190" names no address; 0.0.0.0 and [::] stand for all`},
+		{"pprof alone", "pprof = true", "DIR/config.toml:1: pprof: needs metrics_listen, which serves it"},
+		{"no plugins", "cni_bin_dirs = []", "DIR/config.toml:1: cni_bin_dirs: is empty; no plugin would be found"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			path := tree(t, map[string]string{"config.toml": tt.file})
+			_, err := Load(path)
+			if err == nil {
+				t.Fatalf("Load = nil; want %s", tt.want)
+			}
+			if got := strings.ReplaceAll(err.Error(), filepath.Dir(path), "DIR"); !strings.HasPrefix(got, tt.want) {
+				t.Errorf("Load = %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// The line that is blamed is in the file that set the value last.
+func TestLoadBlamesTheRightFile(t *testing.T) {
+	path := tree(t, map[string]string{
+		"config.toml":   "root = 'relative'\nlog_level = 'info'",
+		"conf.d/1.toml": "# more\n\nlog_level = 'loud'",
+		"conf.d/2.toml": "mistake = 1",
+	})
+	_, err := Load(path)
+	var problems Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("Load = %v; want Problems", err)
+	}
+	dir := filepath.Dir(path)
+	want := []place{{dir + "/conf.d/2.toml", 1}, {path, 1}, {dir + "/conf.d/1.toml", 3}}
+	var got []place
+	for _, p := range problems {
+		got = append(got, place{p.File, p.Line})
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(place{})); diff != "" {
+		t.Errorf("places (-want +got):\n%s\n%v", diff, err)
+	}
+}
+
+func TestValuesWritten(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"5m": 5 * time.Minute, "4h": 4 * time.Hour, "1h0m1s": time.Hour + time.Second, "10s": 10 * time.Second,
+		"1m30s": 90 * time.Second, "0s": 0, "20m": 20 * time.Minute, "10h": 10 * time.Hour,
+	} {
+		if got, _ := (Duration{d}).MarshalText(); string(got) != want {
+			t.Errorf("Duration(%d) = %s; want %s", d, got, want)
+		}
+	}
+	for want, s := range map[string]Size{"16MiB": 16 * MiB, "0": 0, "1025": 1025, "3GiB": 3 * GiB, "1KiB": KiB} {
+		if got, _ := s.MarshalText(); string(got) != want {
+			t.Errorf("Size(%d) = %s; want %s", int64(s), got, want)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add(Render(Default()))
+	f.Add([]byte("log_levle = 1"))
+	f.Add([]byte("default_ulimits = ['nofile=1:unlimited']\nlog_line_max = '2KiB'"))
+	f.Add([]byte("[root]\nx = 1\n[[state]]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l := loader{config: Default(), setAt: map[string]place{}}
+		l.decode("fuzz.toml", data)
+		if len(l.problems) > 0 || len(Validate(l.config)) > 0 {
+			return
+		}
+		again := loader{config: Default(), setAt: map[string]place{}}
+		again.decode("again.toml", Render(l.config))
+		if len(again.problems) > 0 {
+			t.Fatalf("Render's own output: %v", again.problems)
+		}
+		if diff := cmp.Diff(string(Render(l.config)), string(Render(again.config))); diff != "" {
+			t.Errorf("loaded back (-want +got):\n%s", diff)
+		}
+	})
+}

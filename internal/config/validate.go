@@ -1,0 +1,158 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Validate reports everything that is wrong with c, nothing for a configuration that works. It asks
+// nothing of the machine: whether a folder exists is found out where it is used.
+func Validate(c Config) Problems {
+	v := &validator{}
+	v.paths(c)
+	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
+	v.oneOf("log_format", c.LogFormat, "text", "json")
+	v.check("cgroup_driver", c.CgroupDriver != "systemd",
+		`"systemd" is not supported by this version; set "cgroupfs", here and in the kubelet's configuration`)
+	if c.CgroupDriver != "systemd" {
+		v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
+	}
+	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
+	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
+	v.platform(c.ImagePlatform)
+	v.ulimits(c.DefaultUlimits)
+	v.sizes(c)
+	v.durations(c)
+	v.address("stream_listen", c.StreamListen)
+	if c.MetricsListen != "" {
+		v.address("metrics_listen", c.MetricsListen)
+	}
+	v.check("pprof", !c.Pprof || c.MetricsListen != "", "needs metrics_listen, which serves it")
+	return v.problems
+}
+
+type validator struct{ problems Problems }
+
+func (v *validator) check(key string, ok bool, format string, args ...any) {
+	if !ok {
+		v.problems = append(v.problems, Problem{Key: key, Reason: fmt.Sprintf(format, args...)})
+	}
+}
+
+func (v *validator) oneOf(key, value string, want ...string) {
+	v.check(key, slices.Contains(want, value), "%q is not known; want %s", value, strings.Join(want, " or "))
+}
+
+func (v *validator) between(key string, value, low, high int64) {
+	v.check(key, low <= value && value <= high, "%d is not between %d and %d", value, low, high)
+}
+
+func (v *validator) paths(c Config) {
+	for _, path := range []struct{ key, value string }{
+		{"root", c.Root}, {"state", c.State}, {"listen", c.Listen}, {"supervisor_cgroup", c.SupervisorCgroup},
+		{"cni_conf_dir", c.CNIConfDir}, {"netns_dir", c.NetnsDir},
+	} {
+		v.path(path.key, path.value)
+	}
+	if c.SeccompProfile != "" {
+		v.path("seccomp_profile", c.SeccompProfile)
+	}
+	for _, list := range []struct {
+		key    string
+		values []string
+	}{
+		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs}, {"cdi_spec_dirs", c.CDISpecDirs},
+	} {
+		for _, value := range list.values {
+			v.path(list.key, value)
+		}
+	}
+	v.check("cni_bin_dirs", len(c.CNIBinDirs) > 0, "is empty; no plugin would be found")
+	// sun_path in unix(7) has 108 bytes with the final zero.
+	v.check("listen", len(c.Listen) < 108, "is %d bytes long; a socket's path has at most 107", len(c.Listen))
+	v.check("supervisor_cgroup", c.SupervisorCgroup != "/", "is the root of the hierarchy, which can have no limits")
+	v.check("state", !within(c.State, c.Root) && !within(c.Root, c.State),
+		"%q and root %q lie in one another; root outlives a reboot, state must not", c.State, c.Root)
+	v.check("apparmor_profile", !strings.ContainsFunc(c.ApparmorProfile, func(r rune) bool { return r < ' ' || r == 0x7f }),
+		"%q has control characters", c.ApparmorProfile)
+}
+
+func (v *validator) path(key, value string) {
+	switch {
+	case !filepath.IsAbs(value):
+		v.check(key, false, "%q is not an absolute path", value)
+	case strings.ContainsRune(value, 0):
+		v.check(key, false, "%q has a zero byte", value)
+	case filepath.Clean(value) != value:
+		v.check(key, false, "%q is not in its shortest form, %q", value, filepath.Clean(value))
+	}
+}
+
+func within(path, dir string) bool {
+	return path == dir || strings.HasPrefix(path, strings.TrimSuffix(dir, "/")+"/")
+}
+
+var platformPattern = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$`)
+
+func (v *validator) platform(p string) {
+	v.check("image_platform", p == "" || platformPattern.MatchString(p), "%q is not os/architecture[/variant]", p)
+	v.check("image_platform", p == "" || strings.HasPrefix(p, "linux/"), "%q does not run on this system; want linux/...", p)
+}
+
+func (v *validator) ulimits(list []Ulimit) {
+	seen := map[string]bool{}
+	for _, u := range list {
+		v.check("default_ulimits", !seen[u.Name], "%q is there twice", u.Name)
+		seen[u.Name] = true
+	}
+}
+
+func (v *validator) sizes(c Config) {
+	for _, size := range []struct {
+		key       string
+		value     Size
+		low, high Size
+	}{
+		{"log_line_max", c.LogLineMax, 1 * KiB, 1 * MiB},
+		{"exec_sync_output_limit", c.ExecSyncOutputLimit, 1 * KiB, 16 * MiB},
+		{"max_cri_message_size", c.MaxCRIMessageSize, 4 * MiB, 1 * GiB},
+	} {
+		v.between(size.key, int64(size.value), int64(size.low), int64(size.high))
+	}
+}
+
+func (v *validator) durations(c Config) {
+	for _, d := range []struct {
+		key       string
+		value     Duration
+		low, high time.Duration
+	}{
+		{"cni_timeout", c.CNITimeout, time.Second, time.Hour},
+		{"pull_progress_timeout", c.PullProgressTimeout, 0, 24 * time.Hour},
+		{"stop_timeout", c.StopTimeout, 0, time.Hour},
+		{"kill_timeout", c.KillTimeout, time.Second, time.Hour},
+		{"drain_timeout", c.DrainTimeout, 0, time.Hour},
+		{"reconcile_interval", c.ReconcileInterval, time.Second, 24 * time.Hour},
+		{"stream_idle_timeout", c.StreamIdleTimeout, time.Second, 30 * 24 * time.Hour},
+	} {
+		v.check(d.key, d.low <= d.value.Duration && d.value.Duration <= d.high,
+			"%v is not between %v and %v", d.value, d.low, d.high)
+	}
+}
+
+func (v *validator) address(key, value string) {
+	host, port, err := net.SplitHostPort(value)
+	if err != nil {
+		v.check(key, false, "%q is no address such as 127.0.0.1:9190", value)
+		return
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	v.check(key, err == nil, "%q: %q is no port", value, port)
+	v.check(key, host != "", "%q names no address; 0.0.0.0 and [::] stand for all", value)
+}
