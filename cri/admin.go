@@ -1,0 +1,164 @@
+package cri
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// The administration service answers what the CRI has no words for: images as archives
+// and where the time of an operation went. Its messages are google.protobuf.BytesValue,
+// holding JSON or a part of an archive; there is no schema to generate.
+const (
+	adminName         = "crishim.admin.v1.Admin"
+	adminTimeline     = "/" + adminName + "/Timeline"
+	adminImportImages = "/" + adminName + "/ImportImages"
+	adminExportImages = "/" + adminName + "/ExportImages"
+	archiveChunk      = 256 << 10 // bytes of an archive in one message
+)
+
+// adminServer is what grpc checks a registered service against.
+type adminServer interface {
+	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	importImages(stream grpc.ServerStream) error
+	exportImages(stream grpc.ServerStream) error
+}
+
+// adminDesc is what a .proto file would have generated.
+var adminDesc = grpc.ServiceDesc{
+	ServiceName: adminName,
+	HandlerType: (*adminServer)(nil),
+	Methods: []grpc.MethodDesc{{
+		MethodName: "Timeline",
+		Handler: func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.BytesValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			handler := func(ctx context.Context, req any) (any, error) {
+				return srv.(adminServer).timeline(ctx, req.(*wrapperspb.BytesValue))
+			}
+			if interceptor == nil {
+				return handler(ctx, in)
+			}
+			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: adminTimeline}, handler)
+		},
+	}},
+	Streams: []grpc.StreamDesc{{
+		StreamName:    "ImportImages",
+		ClientStreams: true,
+		Handler:       func(srv any, stream grpc.ServerStream) error { return srv.(adminServer).importImages(stream) },
+	}, {
+		StreamName:    "ExportImages",
+		ServerStreams: true,
+		Handler:       func(srv any, stream grpc.ServerStream) error { return srv.(adminServer).exportImages(stream) },
+	}},
+}
+
+func registerAdmin(s *grpc.Server, a *adminService) { s.RegisterService(&adminDesc, a) }
+
+type adminService struct {
+	runtime  Runtime
+	archives Archives
+}
+
+// importImages reads an archive from the client's stream and answers with the names in it.
+func (a *adminService) importImages(stream grpc.ServerStream) error {
+	if a.archives == nil {
+		return fmt.Errorf("import images: %w", errors.ErrUnsupported)
+	}
+	names, err := a.archives.Import(stream.Context(), &chunkReader{recv: stream.RecvMsg})
+	if err != nil {
+		return fmt.Errorf("import images: %w", err)
+	}
+	return sendJSON(stream, names)
+}
+
+// exportImages answers a JSON list of images with an archive.
+func (a *adminService) exportImages(stream grpc.ServerStream) error {
+	if a.archives == nil {
+		return fmt.Errorf("export images: %w", errors.ErrUnsupported)
+	}
+	in := new(wrapperspb.BytesValue)
+	if err := stream.RecvMsg(in); err != nil {
+		return err
+	}
+	var refs []string
+	if err := json.Unmarshal(in.GetValue(), &refs); err != nil || len(refs) == 0 {
+		return fmt.Errorf("%w: images: want a JSON list of at least one name", sandbox.ErrInvalid)
+	}
+	w := &chunkWriter{send: stream.SendMsg}
+	if err := a.archives.Export(stream.Context(), w, refs); err != nil {
+		return fmt.Errorf("export images: %w", err)
+	}
+	return w.flush()
+}
+
+func sendJSON(stream grpc.ServerStream, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return stream.SendMsg(&wrapperspb.BytesValue{Value: text})
+}
+
+// chunkReader reads what comes in messages.
+type chunkReader struct {
+	recv func(any) error
+	rest []byte
+}
+
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.rest) == 0 {
+		m := new(wrapperspb.BytesValue)
+		if err := r.recv(m); err != nil {
+			return 0, err // io.EOF when the other side is done
+		}
+		r.rest = m.GetValue()
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
+}
+
+// chunkWriter sends what is written in messages of archiveChunk bytes.
+type chunkWriter struct {
+	send func(any) error
+	buf  []byte
+}
+
+func (w *chunkWriter) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		if w.buf == nil {
+			w.buf = make([]byte, 0, archiveChunk)
+		}
+		n := min(len(p), archiveChunk-len(w.buf))
+		w.buf = append(w.buf, p[:n]...)
+		p = p[n:]
+		written += n
+		if len(w.buf) == archiveChunk {
+			if err := w.flush(); err != nil {
+				return written, err
+			}
+		}
+	}
+	return written, nil
+}
+
+// flush sends what is left. The message is encoded before SendMsg returns, so that the
+// buffer can be used again.
+func (w *chunkWriter) flush() error {
+	if len(w.buf) == 0 {
+		return nil
+	}
+	err := w.send(&wrapperspb.BytesValue{Value: w.buf})
+	w.buf = w.buf[:0]
+	return err
+}

@@ -1,0 +1,56 @@
+package cri
+
+import (
+	"context"
+	"errors"
+	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// kinds maps kinds of errors to codes; the first that matches counts. NotFound comes
+// last: a client takes it for proof that the object is gone, so where an error holds
+// other causes too, those decide.
+var kinds = []struct {
+	is   error
+	code codes.Code
+}{
+	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{context.Canceled, codes.Canceled},
+	{context.DeadlineExceeded, codes.DeadlineExceeded},
+	{sandbox.ErrBusy, codes.Aborted},
+	{sandbox.ErrState, codes.FailedPrecondition},
+	{sandbox.ErrExists, codes.AlreadyExists},
+	{sandbox.ErrUnavailable, codes.Unavailable},
+	{syscall.ENOSPC, codes.ResourceExhausted},
+	{syscall.EDQUOT, codes.ResourceExhausted},
+	{errors.ErrUnsupported, codes.Unimplemented},
+	{sandbox.ErrNotFound, codes.NotFound},
+}
+
+// statusOf gives an error its status. An error that is one keeps its code; one
+// of no known kind is codes.Unknown.
+func statusOf(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return err
+	}
+	return status.Error(codeOf(err), err.Error())
+}
+
+func codeOf(err error) codes.Code {
+	for _, k := range kinds {
+		if errors.Is(err, k.is) {
+			return k.code
+		}
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Code()
+	}
+	return codes.Unknown
+}

@@ -1,0 +1,64 @@
+package cri
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// PullImage answers with the image ID, which is what names the image in every other answer.
+func (s *imageService) PullImage(ctx context.Context, req *pb.PullImageRequest) (*pb.PullImageResponse, error) {
+	spec, err := s.imageFromProto(req.GetImage())
+	if err != nil {
+		return nil, err
+	}
+	creds, err := credentialsFromProto(req.GetAuth())
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.images.Pull(ctx, spec.Image, creds)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.PullImageResponse{ImageRef: id}, nil
+}
+
+// imageFromProto converts a spec that must name an image and may name a known handler.
+func (s *imageService) imageFromProto(in *pb.ImageSpec) (workload.ImageSpec, error) {
+	var f fields
+	f.scan("image", in)
+	spec := f.imageSpec("image", in)
+	if !s.handlers[spec.Handler] {
+		f.add("image.runtime_handler", "%q is not configured", spec.Handler)
+	}
+	return spec, f.err()
+}
+
+// credentialsFromProto never puts a secret in its error. AuthConfig.auth is
+// base64("user:password"), as in docker's configuration.
+func credentialsFromProto(a *pb.AuthConfig) (Credentials, error) {
+	var f fields
+	f.scan("auth", a)
+	c := Credentials{
+		Username:      a.GetUsername(),
+		Password:      a.GetPassword(),
+		IdentityToken: a.GetIdentityToken(),
+		RegistryToken: a.GetRegistryToken(),
+		ServerAddress: a.GetServerAddress(),
+	}
+	if a.GetAuth() != "" && c.Username == "" && c.Password == "" {
+		text, err := base64.StdEncoding.DecodeString(a.GetAuth())
+		user, password, ok := strings.Cut(strings.TrimRight(string(text), "\x00"), ":")
+		if err != nil || !ok {
+			return Credentials{}, fmt.Errorf("%w: auth.auth: not the base64 form of user:password", sandbox.ErrInvalid)
+		}
+		c.Username, c.Password = user, password
+	}
+	return c, f.err()
+}

@@ -1,0 +1,97 @@
+package cri
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// Pods is what the services need of pod sandboxes; sandbox.Manager has it.
+type Pods interface {
+	// RunPod returns once the pod is ready; a retry joins the running call.
+	RunPod(ctx context.Context, cfg *workload.Pod) (id string, err error)
+	StopPod(ctx context.Context, id string) error   // nil for an unknown ID
+	RemovePod(ctx context.Context, id string) error // nil for an unknown ID
+	// Pod takes an ID or a unique prefix of one; sandbox.ErrNotFound.
+	Pod(id string) (*sandbox.Pod, error)
+	// Pods are the ready and not-ready ones, newest first.
+	Pods() []*sandbox.Pod
+	PodVerbose(id string) (map[string]any, error)
+}
+
+// Containers is what the services need of containers; sandbox.Manager has it.
+type Containers interface {
+	CreateContainer(ctx context.Context, podID string, cfg *workload.Container) (id string, err error)
+	StartContainer(ctx context.Context, id string) error
+	// StopContainer kills after timeout; nil for an unknown ID.
+	StopContainer(ctx context.Context, id string, timeout time.Duration) error
+	RemoveContainer(ctx context.Context, id string) error // nil for an unknown ID
+	Container(id string) (*sandbox.Container, error)
+	Containers() []*sandbox.Container
+	ContainerVerbose(id string) (map[string]any, error)
+}
+
+// Processes is what the services need of running containers; sandbox.Manager has it.
+type Processes interface {
+	// ExecSync fails with context.DeadlineExceeded after timeout; 0 is no timeout.
+	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (*sandbox.ExecResult, error)
+	ReopenLog(ctx context.Context, id string) error
+}
+
+// Runtime is everything behind the RuntimeService.
+type Runtime interface {
+	Pods
+	Containers
+	Processes
+	Conditions(ctx context.Context) []sandbox.Condition
+}
+
+// Image is what is told of an image.
+type Image struct {
+	ID          string // config digest, "sha256:…"
+	RepoTags    []string
+	RepoDigests []string
+	Size        int64  // bytes, compressed or on disk; must be > 0
+	User        string // the image configuration's "user[:group]"
+	Annotations map[string]string
+	Pinned      bool // exempt from the kubelet's garbage collection
+}
+
+// Credentials for a registry; the zero value is anonymous.
+type Credentials struct {
+	Username, Password string
+	IdentityToken      string // exchanged for an access token
+	RegistryToken      string // a bearer token sent as is
+	ServerAddress      string // the registry they are for, "" is the image's
+}
+
+// FilesystemUsage is what is stored on one filesystem.
+type FilesystemUsage struct {
+	Mountpoint string
+	UsedBytes  uint64
+	Inodes     uint64
+}
+
+// Images is what the services need of the image store. A ref is a name, a name with a
+// digest, or an image ID.
+type Images interface {
+	List(ctx context.Context) ([]*Image, error)
+	// Get is nil without an error where there is no such image.
+	Get(ctx context.Context, ref string) (*Image, error)
+	// Pull returns the image ID.
+	Pull(ctx context.Context, ref string, creds Credentials) (id string, err error)
+	Remove(ctx context.Context, ref string) error // nil when absent
+	Usage(ctx context.Context) ([]FilesystemUsage, error)
+	Verbose(ctx context.Context, ref string) (map[string]any, error)
+}
+
+// Archives moves images in and out of the store as tar streams.
+type Archives interface {
+	// Import reads an OCI layout or a docker archive and returns the names it added.
+	Import(ctx context.Context, r io.Reader) ([]string, error)
+	// Export writes an OCI layout that a docker client can load as well.
+	Export(ctx context.Context, w io.Writer, refs []string) error
+}

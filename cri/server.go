@@ -1,0 +1,109 @@
+package cri
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// MaxMessage is the size in bytes of the largest request taken, twice what the
+// kubelet's client takes as an answer.
+const MaxMessage = 32 << 20
+
+// Handler is a RuntimeClass handler; the built-in one has the name "".
+type Handler struct {
+	Name              string
+	RecursiveReadOnly bool
+	UserNamespaces    bool
+}
+
+// Features are those of the node (CRI RuntimeFeatures), whatever the handler.
+type Features struct {
+	SupplementalGroupsPolicy  bool
+	UserNamespacesHostNetwork bool
+	MountOptions              bool
+}
+
+// Options are what the services are made of. All but Archives and Info are needed.
+type Options struct {
+	Runtime  Runtime
+	Images   Images
+	Archives Archives // nil: image import and export are unimplemented
+	Handlers []Handler
+	Features Features
+	Name     string // of the runtime, as told to clients
+	Version  string // semantic version
+	// Info is told to those who ask Status to be verbose: a name to a value for JSON.
+	Info func() map[string]any
+	Log  *slog.Logger
+}
+
+// NewServer returns a gRPC server with the RuntimeService, the ImageService and the
+// administration service on it.
+func NewServer(o Options) *grpc.Server {
+	s := grpc.NewServer(
+		grpc.ChainUnaryInterceptor(unaryInterceptor(o.Log)),
+		grpc.ChainStreamInterceptor(streamInterceptor(o.Log)),
+		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		// A connection holds these for its life; clients on a node send small messages.
+		grpc.ReadBufferSize(8<<10),
+		grpc.WriteBufferSize(8<<10),
+		grpc.SharedWriteBuffer(true),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
+	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives})
+	return s
+}
+
+// runtimeService implements the RuntimeService. What it does not define is answered
+// with codes.Unimplemented and the method's name.
+type runtimeService struct {
+	pb.UnimplementedRuntimeServiceServer
+	runtime  Runtime
+	options  Options
+	handlers map[string]bool
+	now      func() time.Time
+}
+
+func newRuntimeService(o Options) *runtimeService {
+	return &runtimeService{runtime: o.Runtime, options: o, handlers: handlerSet(o.Handlers), now: time.Now}
+}
+
+// imageService implements the ImageService.
+type imageService struct {
+	pb.UnimplementedImageServiceServer
+	images   Images
+	handlers map[string]bool
+}
+
+func handlerSet(handlers []Handler) map[string]bool {
+	known := map[string]bool{"": true}
+	for _, h := range handlers {
+		known[h.Name] = true
+	}
+	return known
+}
+
+// Stop stops a server: no new calls, and the running ones end by themselves for as long
+// as ctx lives, then they are cancelled.
+func Stop(ctx context.Context, s *grpc.Server) {
+	done := make(chan struct{})
+	go func() {
+		s.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.Stop()
+		<-done
+	}
+}
