@@ -34,7 +34,7 @@ func run(log *slog.Logger) error {
 	return supervisor.Run(supervisor.Config{
 		Listener: os.NewFile(3, "listener"),
 		Init:     os.NewFile(4, "init"),
-		Release:  version.Version,
+		Release:  version.Version(),
 		Log:      log,
 	})
 }

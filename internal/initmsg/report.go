@@ -9,8 +9,8 @@ import (
 // Kind says what a Report is.
 type Kind byte
 
-// Kinds of reports on FDSync. The end of file without a KindError means that
-// the workload's execve(2) succeeded.
+// Kinds of reports on FDSync. The end of file after KindExecute and without a
+// KindError means that the workload's execve(2) succeeded.
 const (
 	// KindError ends the init: the workload was not executed.
 	KindError Kind = 'E'
@@ -20,6 +20,9 @@ const (
 	// KindReady says that everything is set up and that the init now waits
 	// at StartFile. Only sent when there is a StartFile.
 	KindReady Kind = 'R'
+	// KindExecute is the last word before the workload: without it, the end of
+	// file means that the init was killed.
+	KindExecute Kind = 'X'
 )
 
 // Report is one message from the init to its parent. As an error, it unwraps
@@ -80,7 +83,7 @@ func DecodeReport(data []byte) (r *Report, rest []byte, err error) {
 		return nil, data, nil
 	}
 	kind := Kind(data[0])
-	if kind != KindError && kind != KindWarning && kind != KindReady {
+	if kind != KindError && kind != KindWarning && kind != KindReady && kind != KindExecute {
 		return nil, data, errBadReport
 	}
 	if len(data) < reportHeader {

@@ -72,6 +72,14 @@ func (s *setup) run() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return wrap("prctl PR_SET_DUMPABLE", "", err)
 	}
+	// The parent may have given this process an effective group of its own, so
+	// that the kernel made it not dumpable at execve already (sys.SpawnAttr.Secret).
+	if gid := unix.Getgid(); unix.Getegid() != gid {
+		keep := ^uintptr(0)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), uintptr(gid)); errno != 0 {
+			return wrap("setresgid", "", errno)
+		}
+	}
 	// Whatever the parent has leaked: nothing but stdio survives execve
 	// (CVE-2024-21626). Files for the workload lose the flag at the very end.
 	if err := unix.CloseRange(3, ^uint(0)>>1&0x7fffffff, unix.CLOSE_RANGE_CLOEXEC); err != nil {
