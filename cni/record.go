@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cri-shim/cri-shim/internal/atomicfile"
 )
 
 // record is what DEL needs. It is written before ADD, which libcni's own cache is not, so that an
@@ -60,9 +62,9 @@ func (n *Networks) recordPath(id AttachmentID) string {
 	return filepath.Join(n.recordDir(), id.PodID+"@"+id.IfName+recordSuffix)
 }
 
-// writeRecord replaces the file atomically. It is not synced to disk: what a power cut loses, Teardown
-// makes up for with the current configuration.
-func (n *Networks) writeRecord(r *record) (err error) {
+// writeRecord does not sync to disk: what a power cut loses, Teardown makes up for with the current
+// configuration.
+func (n *Networks) writeRecord(r *record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("attachment record: %w", err)
@@ -70,13 +72,8 @@ func (n *Networks) writeRecord(r *record) (err error) {
 	if err := os.MkdirAll(n.recordDir(), 0o700); err != nil {
 		return fmt.Errorf("attachment record: %w", err)
 	}
-	path := n.recordPath(r.id())
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return fmt.Errorf("attachment record: %w", errors.Join(err, removeIfThere(tmp)))
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("attachment record: %w", errors.Join(err, removeIfThere(tmp)))
+	if err := atomicfile.Write(n.recordPath(r.id()), data, 0o600); err != nil {
+		return fmt.Errorf("attachment record: %w", err)
 	}
 	return nil
 }

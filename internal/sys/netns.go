@@ -1,6 +1,3 @@
-// Package sys is the only way to the kernel's own interfaces: everything that
-// needs golang.org/x/sys/unix or raw system calls is wrapped here, in files
-// named after the topic.
 package sys
 
 import (

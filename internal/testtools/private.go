@@ -1,5 +1,3 @@
-// Package testtools gives tests what they cannot do without on the machine they run on: a network of
-// their own and programs that are built on demand.
 package testtools
 
 import (
@@ -7,9 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
-	"sync"
 	"testing"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -54,41 +50,4 @@ func NeedPrivate(t testing.TB) {
 	if os.Getenv(privateEnv) == "" {
 		t.Skip("needs root: runs in network and mount namespaces of its own")
 	}
-}
-
-// Root is the top folder of the repository.
-func Root(t testing.TB) string {
-	t.Helper()
-	dir, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for ; dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, "hack", "cniplugins", "build.sh")); err == nil {
-			return dir
-		}
-	}
-	t.Fatal("not in the repository")
-	return ""
-}
-
-var plugins struct {
-	once sync.Once
-	out  []byte
-	err  error
-}
-
-// CNIPlugins is a folder with the reference CNI plugins that hack/cniplugins pins; they are built when they are
-// not there yet. The test is skipped where that is not possible.
-func CNIPlugins(t testing.TB) string {
-	t.Helper()
-	root := Root(t)
-	dir := filepath.Join(root, ".cache", "cni-bin")
-	plugins.once.Do(func() {
-		plugins.out, plugins.err = exec.Command(filepath.Join(root, "hack", "cniplugins", "build.sh"), dir).CombinedOutput()
-	})
-	if plugins.err != nil {
-		t.Skipf("needs the reference CNI plugins: build.sh: %v\n%s", plugins.err, plugins.out)
-	}
-	return dir
 }
