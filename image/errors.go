@@ -1,0 +1,86 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteserrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-shim/cri-shim/image/layer"
+)
+
+// Kinds of errors. Every error of this package that has a cause a caller can act on matches one of them.
+var (
+	ErrNotFound     = errors.New("image not found")
+	ErrUnauthorized = errors.New("registry denies access")
+	ErrUnavailable  = errors.New("registry unavailable")
+	ErrInvalid      = errors.New("invalid image")
+	ErrReference    = errors.New("invalid image reference")
+	ErrDigest       = errors.New("content does not match its digest")
+	ErrPlatform     = errors.New("image has no match for the platform")
+	ErrAmbiguous    = errors.New("image reference is ambiguous")
+	ErrStalled      = errors.New("no progress")
+	ErrStoreInUse   = errors.New("image store is in use by another process")
+	ErrClosed       = errors.New("image store is closed")
+	ErrTooLarge     = layer.ErrTooLarge
+)
+
+// registryError names the host and what it said, and gives the error its kind.
+func registryError(host string, err error) error {
+	var status remoteserrors.ErrUnexpectedStatus
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &status):
+		return fmt.Errorf("registry %s: %s %s: %s%s: %w", host, status.RequestMethod, status.RequestURL, status.Status,
+			registrySaid(status.Body), statusKind(status.StatusCode))
+	case errors.Is(err, docker.ErrInvalidAuthorization):
+		return fmt.Errorf("registry %s: %w: %w", host, ErrUnauthorized, err)
+	case errdefs.IsNotFound(err):
+		return fmt.Errorf("registry %s: %w: %w", host, ErrNotFound, err)
+	}
+	return fmt.Errorf("registry %s: %w", host, err)
+}
+
+func statusKind(code int) error {
+	switch code {
+	case http.StatusNotFound:
+		return ErrNotFound
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return ErrUnauthorized
+	}
+	return ErrUnavailable
+}
+
+// registrySaid gives the messages of an error body (distribution-spec, "Error Codes").
+func registrySaid(body []byte) string {
+	var e struct {
+		Errors []struct{ Code, Message string }
+	}
+	if json.Unmarshal(body, &e) != nil {
+		return ""
+	}
+	var said []string
+	for _, m := range e.Errors[:min(len(e.Errors), 4)] {
+		said = append(said, fmt.Sprintf("%.64s: %.200s", m.Code, m.Message))
+	}
+	if len(said) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(said, "; ") + ")"
+}
+
+// permanent tells errors that asking again cannot mend.
+func permanent(err error) bool {
+	var status remoteserrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		c := status.StatusCode
+		return c >= 400 && c < 500 && c != http.StatusRequestTimeout && c != http.StatusTooManyRequests
+	}
+	return errdefs.IsNotFound(err) || errors.Is(err, docker.ErrInvalidAuthorization) || errdefs.IsFailedPrecondition(err)
+}

@@ -1,0 +1,178 @@
+package layer
+
+import (
+	"archive/tar"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// dir returns a descriptor of the directory name, which it makes, with its parents, where no entry has yet. The
+// descriptor is the cache's, and good until the next call. Links are followed within the layer: archives made by
+// other tools than diffs of file systems have entries below a linked directory.
+func (x *extractor) dir(name string) (int, error) {
+	if name == "." {
+		return x.root, nil
+	}
+	if fd, ok := x.cache[name]; ok {
+		return fd, nil
+	}
+	fd, err := sys.OpenInRoot(x.root, name, sys.OpenPath|sys.OpenDirectory, 0)
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
+		fd, err = x.makeDir(name)
+	}
+	if err != nil {
+		return -1, fmt.Errorf("directory %.200q: %w", name, err)
+	}
+	x.remember(name, fd)
+	return fd, nil
+}
+
+func (x *extractor) makeDir(name string) (int, error) {
+	d, base := path.Split(name)
+	parent, err := x.dir(path.Clean("./" + d))
+	if err != nil {
+		return -1, err
+	}
+	st, err := sys.Lstatat(parent, base)
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+	case err != nil:
+		return -1, err
+	case isWhiteout(st):
+		if err := sys.Unlinkat(parent, base, false); err != nil {
+			return -1, err
+		}
+	default:
+		return -1, fmt.Errorf("is not a directory, or a link to nothing in this layer: %w", errors.Join(ErrInvalid, syscall.ENOTDIR))
+	}
+	if err := sys.Mkdirat(parent, base, 0o755); err != nil {
+		return -1, err
+	}
+	if err := errors.Join(sys.Chmodat(parent, base, 0o755), x.opaqueIfHidden(parent, name, base)); err != nil {
+		return -1, err
+	}
+	x.implied[name] = struct{}{}
+	x.res.Inodes++
+	x.res.DiskSize += blockSize
+	return sys.OpenBeneath(parent, base, sys.OpenPath|sys.OpenDirectory, 0)
+}
+
+func isWhiteout(st syscall.Stat_t) bool {
+	return st.Mode&sys.FileTypeMask == sys.FileChar && st.Rdev == 0
+}
+
+func (x *extractor) remember(name string, fd int) {
+	if len(x.order) == maxCachedDirs {
+		sys.Close(x.cache[x.order[0]])
+		delete(x.cache, x.order[0])
+		x.order = x.order[1:]
+	}
+	x.cache[name] = fd
+	x.order = append(x.order, name)
+}
+
+// retireCache empties the cache but leaves its descriptors open until the next entry: the current one uses them.
+func (x *extractor) retireCache() {
+	for _, fd := range x.cache {
+		x.retired = append(x.retired, fd)
+	}
+	clear(x.cache)
+	x.order = nil
+}
+
+func (x *extractor) closeRetired() {
+	for _, fd := range x.retired {
+		sys.Close(fd)
+	}
+	x.retired = x.retired[:0]
+}
+
+// whiteout notes a deletion (image-spec, layer.md, "Whiteouts"). It concerns lower layers only: what this layer has
+// under the name stays.
+func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) error {
+	if base == whiteoutOpaque {
+		if dir == "." {
+			x.res.Opaque = true
+			return nil
+		}
+		return sys.Setxattrat(parent, ".", opaqueXattr, []byte("y"))
+	}
+	if strings.HasPrefix(base, whiteoutMeta) {
+		return nil // AUFS's own book-keeping
+	}
+	base = strings.TrimPrefix(base, whiteoutPrefix)
+	if base == "" || base == "." || base == ".." {
+		return fmt.Errorf("whiteout of nothing: %w", ErrInvalid)
+	}
+	name := path.Join(dir, base)
+	x.hidden[name] = struct{}{}
+	err := sys.Mknodat(parent, base, sys.FileChar, 0, 0)
+	if errors.Is(err, syscall.EEXIST) {
+		st, err := sys.Lstatat(parent, base)
+		if err == nil && st.Mode&sys.FileTypeMask == sys.FileDir {
+			err = x.opaqueIfHidden(parent, name, base)
+		}
+		return err
+	}
+	if err != nil {
+		return fmt.Errorf("make whiteout: %w", err)
+	}
+	x.res.Whiteouts++
+	x.res.Inodes++
+	t := entryTimes(hdr)
+	return errors.Join(sys.Chownat(parent, base, hdr.Uid, hdr.Gid), sys.Utimesat(parent, base, t.access, t.mod))
+}
+
+// remove deletes an entry and, if it is a directory, all that is in it.
+func (x *extractor) remove(parent int, name, base string) error {
+	// A cached directory may be below what goes, or have been found through a link that goes.
+	x.retireCache()
+	err := sys.Unlinkat(parent, base, false)
+	if !errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.EPERM) {
+		return err
+	}
+	below := func(p string) bool { return p == name || strings.HasPrefix(p, name+"/") }
+	maps.DeleteFunc(x.implied, func(p string, _ struct{}) bool { return below(p) })
+	maps.DeleteFunc(x.dirTimes, func(p string, _ times) bool { return below(p) })
+	return removeTree(parent, base)
+}
+
+func removeTree(parent int, base string) error {
+	fd, err := sys.OpenBeneath(parent, base, os.O_RDONLY|sys.OpenDirectory|sys.OpenNoFollow, 0)
+	if err != nil {
+		return err
+	}
+	d := os.NewFile(uintptr(fd), base)
+	defer d.Close()
+	for {
+		names, err := d.Readdirnames(256)
+		for _, n := range names {
+			err := sys.Unlinkat(fd, n, false)
+			if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
+				err = removeTree(fd, n)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || len(names) == 0 && err == nil {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		// Deleting while reading may skip entries: start over.
+		if _, err := d.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+	}
+	return sys.Unlinkat(parent, base, true)
+}

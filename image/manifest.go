@@ -1,0 +1,224 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Limits of what a registry can make us read into memory or mount. overlayfs takes 500 layers; one is ours (attrs.go).
+const (
+	maxManifestSize = 8 << 20
+	maxConfigSize   = 8 << 20
+	maxLayers       = 499
+	maxIndexDepth   = 4
+)
+
+// source is where the blobs of an image come from.
+type source interface {
+	// open returns the content of a blob from offset to its end.
+	open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
+	// wrap names the source in an error and gives the error its kind.
+	wrap(err error) error
+}
+
+// manifest is one platform's image, verified down to its configuration.
+type manifest struct {
+	desc      ocispec.Descriptor
+	raw       []byte
+	configID  digest.Digest
+	configRaw []byte
+	config    ocispec.Image
+	layers    []ocispec.Descriptor // as many as config has diff IDs
+}
+
+// readManifest follows indexes from desc to the manifest for the platform and reads its configuration.
+func readManifest(ctx context.Context, src fetcher, desc ocispec.Descriptor, platform ocispec.Platform) (*manifest, error) {
+	for range maxIndexDepth {
+		raw, err := readBlob(ctx, src, desc, maxManifestSize)
+		if err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		}
+		next, m, err := parseManifest(raw, desc.MediaType, platform)
+		if err != nil {
+			return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
+		}
+		if m == nil {
+			desc = next
+			continue
+		}
+		m.desc, m.raw = desc, raw
+		return m, readConfig(ctx, src, m, next, platform)
+	}
+	return nil, fmt.Errorf("manifest %s: indexes nested deeper than %d: %w", desc.Digest, maxIndexDepth, ErrInvalid)
+}
+
+func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Descriptor, platform ocispec.Platform) error {
+	raw, err := readBlob(ctx, src, desc, maxConfigSize)
+	if err != nil {
+		return fmt.Errorf("config %s: %w", desc.Digest, err)
+	}
+	if m.config, err = parseConfig(raw); err != nil {
+		return fmt.Errorf("config %s: %w", desc.Digest, err)
+	}
+	m.configID, m.configRaw = desc.Digest, raw
+	if n := len(m.config.RootFS.DiffIDs); n != len(m.layers) {
+		return fmt.Errorf("config %s: %d diff IDs for %d layers: %w", desc.Digest, n, len(m.layers), ErrInvalid)
+	}
+	if m.config.OS != "" && !platforms.Only(platform).Match(platforms.Normalize(m.config.Platform)) {
+		return fmt.Errorf("config %s: image is for %s, wanted %s: %w", desc.Digest, platforms.Format(m.config.Platform), platforms.Format(platform), ErrPlatform)
+	}
+	return nil
+}
+
+// parseManifest returns either the descriptor to go on with (of an index), or a manifest and the descriptor of its
+// configuration. The media type inside counts if there is one: type confusion is how CVE-2021-41190 worked, so a
+// document that could be both is refused.
+func parseManifest(raw []byte, mediaType string, platform ocispec.Platform) (ocispec.Descriptor, *manifest, error) {
+	var doc struct {
+		SchemaVersion int                  `json:"schemaVersion"`
+		MediaType     string               `json:"mediaType"`
+		Config        *ocispec.Descriptor  `json:"config"`
+		Layers        []ocispec.Descriptor `json:"layers"`
+		Manifests     []ocispec.Descriptor `json:"manifests"`
+		FSLayers      json.RawMessage      `json:"fsLayers"`
+	}
+	none := ocispec.Descriptor{}
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return none, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if doc.MediaType != "" {
+		mediaType = doc.MediaType
+	}
+	isIndex := doc.Manifests != nil
+	isImage := doc.Config != nil || doc.Layers != nil
+	switch {
+	case doc.SchemaVersion == 1 || doc.FSLayers != nil:
+		return none, nil, fmt.Errorf("docker schema 1 is not supported: push the image again with a client of 2017 or later: %w", ErrInvalid)
+	case isIndex && isImage:
+		return none, nil, fmt.Errorf("both an index and a manifest: %w", ErrInvalid)
+	case isIndex && !images.IsManifestType(mediaType):
+		d, err := choose(doc.Manifests, platform)
+		return d, nil, err
+	case isImage && doc.Config != nil && !images.IsIndexType(mediaType):
+		if err := checkLayers(doc.Layers); err != nil {
+			return none, nil, err
+		}
+		return *doc.Config, &manifest{layers: doc.Layers}, checkDescriptor(*doc.Config)
+	}
+	return none, nil, fmt.Errorf("media type %.100q is neither an image index nor an image manifest: %w", mediaType, ErrInvalid)
+}
+
+func checkLayers(layers []ocispec.Descriptor) error {
+	if len(layers) > maxLayers {
+		return fmt.Errorf("%d layers; overlayfs takes %d: %w", len(layers), maxLayers, ErrTooLarge)
+	}
+	for i, l := range layers {
+		if err := checkDescriptor(l); err != nil {
+			return fmt.Errorf("layer %d: %w", i, err)
+		}
+		if strings.Contains(l.MediaType, "+encrypted") {
+			return fmt.Errorf("layer %d is encrypted (%.100q), which is not supported: %w", i, l.MediaType, ErrInvalid)
+		}
+	}
+	return nil
+}
+
+func checkDescriptor(d ocispec.Descriptor) error {
+	if err := d.Digest.Validate(); err != nil {
+		return fmt.Errorf("digest %.100q: %w: %w", d.Digest, ErrInvalid, err)
+	}
+	if d.Size < 0 || d.Size == math.MaxInt64 {
+		return fmt.Errorf("size %d of %s: %w", d.Size, d.Digest, ErrInvalid)
+	}
+	return nil
+}
+
+// choose picks the entry of an index that suits the platform best. Entries without a platform come last; those that
+// are attestations (platform unknown/unknown) are no images.
+func choose(manifests []ocispec.Descriptor, platform ocispec.Platform) (ocispec.Descriptor, error) {
+	match := platforms.Only(platform)
+	var fit []ocispec.Descriptor
+	var have []string
+	for _, m := range manifests {
+		if m.MediaType != "" && !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
+			continue
+		}
+		if m.Platform == nil {
+			fit = append(fit, m)
+			continue
+		}
+		have = append(have, platforms.FormatAll(*m.Platform))
+		if match.Match(*m.Platform) {
+			fit = append(fit, m)
+		}
+	}
+	if len(fit) == 0 {
+		return ocispec.Descriptor{}, fmt.Errorf("%s is not among %.300q: %w", platforms.FormatAll(platform), have, ErrPlatform)
+	}
+	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
+		switch {
+		case a.Platform == nil || b.Platform == nil:
+			return boolInt(a.Platform == nil) - boolInt(b.Platform == nil)
+		case match.Less(*a.Platform, *b.Platform):
+			return -1
+		case match.Less(*b.Platform, *a.Platform):
+			return 1
+		}
+		return 0
+	})
+	return fit[0], checkDescriptor(fit[0])
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// parseConfig reads an image configuration and checks what the rest relies on.
+func parseConfig(raw []byte) (ocispec.Image, error) {
+	var c ocispec.Image
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return c, fmt.Errorf("image configuration: %w: %w", ErrInvalid, err)
+	}
+	if len(c.RootFS.DiffIDs) > maxLayers {
+		return c, fmt.Errorf("image configuration: %d layers; overlayfs takes %d: %w", len(c.RootFS.DiffIDs), maxLayers, ErrTooLarge)
+	}
+	for i, d := range c.RootFS.DiffIDs {
+		if err := d.Validate(); err != nil {
+			return c, fmt.Errorf("image configuration: rootfs.diff_ids[%d] %.100q: %w: %w", i, d, ErrInvalid, err)
+		}
+	}
+	return c, nil
+}
+
+// readBlob reads and verifies a small blob.
+func readBlob(ctx context.Context, src fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+	if desc.Size > limit {
+		return nil, fmt.Errorf("%d bytes; at most %d are taken: %w", desc.Size, limit, ErrTooLarge)
+	}
+	rc := src.reader(ctx, desc)
+	defer rc.Close()
+	b, err := io.ReadAll(io.LimitReader(rc, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("more than %d bytes: %w", limit, ErrTooLarge)
+	}
+	if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
+		return nil, src.wrap(fmt.Errorf("got %d bytes with digest %s: %w", len(b), got, ErrDigest))
+	}
+	return b, nil
+}

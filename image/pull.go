@@ -1,0 +1,351 @@
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/containerd/platforms"
+	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// PullOptions direct one pull.
+type PullOptions struct {
+	Platform *ocispec.Platform // default: the store's
+}
+
+// Pull makes the image that ref names now (a tag, a digest, or both) present and returns it. Calls for the same
+// reference with the same credentials are joined; the work ends when the last of them has given up. Layers that were
+// complete by then stay, so that the next try goes on from there.
+//
+// Errors match ErrReference, ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrStalled, ErrInvalid, ErrDigest,
+// ErrPlatform, ErrTooLarge, or what the file system said.
+func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, o PullOptions) (*Image, error) {
+	named, err := parseReference(ref)
+	if err != nil {
+		return nil, fmt.Errorf("pull: %w", err)
+	}
+	platform := s.cfg.Platform
+	if o.Platform != nil {
+		platform = o.Platform
+	}
+	img, err := s.pulls.do(ctx, s.ctx, pullKey(named, auth, *platform), func(ctx context.Context) (*Image, error) {
+		return s.pull(ctx, named, auth, *platform)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", named, err)
+	}
+	return img, nil
+}
+
+// pullKey keeps a client without the right credentials from joining the pull of one that has them.
+func pullKey(named reference.Named, auth *Auth, p ocispec.Platform) string {
+	b, _ := json.Marshal(auth) // strings only
+	return fmt.Sprintf("%s %s %x", named, platforms.FormatAll(p), sha256.Sum256(b))
+}
+
+func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p ocispec.Platform) (*Image, error) {
+	start := time.Now()
+	reg, err := s.openRegistry(ctx, named, auth)
+	if err != nil {
+		return nil, err
+	}
+	defer reg.close()
+	top, err := reg.top(ctx, s.cfg.ProgressTimeout)
+	if err != nil {
+		return nil, err
+	}
+	names := []string{reference.TrimNamed(named).Name() + "@" + top.Digest.String()}
+	if _, ok := named.(reference.Tagged); ok {
+		names = append(names, named.String())
+	}
+	img, err := s.install(ctx, fetcher{reg, s.cfg.ProgressTimeout}, top, p, names)
+	if err == nil {
+		s.log.Info("pulled image", "image", named.String(), "id", img.ID, "bytes", img.Size, "took", time.Since(start))
+	}
+	return img, err
+}
+
+// install makes the image that top leads to present and gives it names.
+func (s *Store) install(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, names []string) (*Image, error) {
+	m, err := readManifest(ctx, src, top, p)
+	if err != nil {
+		return nil, err
+	}
+	// Before anything is fetched, so that a failure to sync is not missed (errors are reported since the open).
+	root, err := os.Open(s.cfg.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	used, err := s.ensureLayers(ctx, src, m)
+	defer func() { s.layers.unuse(used) }()
+	if err != nil {
+		return nil, err
+	}
+	for {
+		img, err := s.commit(root, m, names)
+		if !errors.Is(err, errGone) {
+			return img, err
+		}
+	}
+}
+
+// ensureLayers fetches what is missing of the layers, at the same time, and returns those that are in use by the
+// caller from now on, also when it fails.
+func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]digest.Digest, error) {
+	if err := s.checkSpace(m); err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var used []digest.Digest
+	g, gctx := errgroup.WithContext(ctx)
+	for i, id := range m.config.RootFS.DiffIDs {
+		g.Go(func() error {
+			_, err := s.layers.ensure(gctx, id, func(ctx context.Context) (*layerInfo, error) {
+				return s.buildLayer(ctx, src, m.layers[i], id)
+			})
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			used = append(used, id)
+			return nil
+		})
+	}
+	err := g.Wait()
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return used, err
+}
+
+// checkSpace refuses what cannot fit even if nothing was compressed, before it fills the disk.
+func (s *Store) checkSpace(m *manifest) error {
+	var need uint64
+	for i, id := range m.config.RootFS.DiffIDs {
+		if s.layers.get(id) == nil {
+			need += uint64(m.layers[i].Size)
+		}
+	}
+	free, _, err := sys.FreeSpace(s.cfg.Root)
+	if err == nil && need > free {
+		err = fmt.Errorf("layers of %d bytes, compressed, and %d bytes free below %s: %w", need, free, s.cfg.Root, syscall.ENOSPC)
+	}
+	return err
+}
+
+// commit makes what was installed durable and visible. All layers of m are in use by the caller.
+func (s *Store) commit(root *os.File, m *manifest, names []string) (*Image, error) {
+	staged, err := s.stage(root, m)
+	if err != nil {
+		return nil, fmt.Errorf("commit image %s: %w", m.configID, err)
+	}
+	defer staged.drop()
+	s.change.Lock()
+	defer s.change.Unlock()
+	now := time.Now().UTC()
+	s.mu.RLock()
+	old := s.images[m.configID]
+	s.mu.RUnlock()
+	var r *record
+	if old != nil {
+		r = old.clone()
+		r.Removed = false
+	} else {
+		r = &record{Version: recordVersion, ID: m.configID, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs}
+	}
+	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
+	r.add(now, names...)
+	if old != nil {
+		err = writeRecord(s.imageDir(r.ID), r)
+	} else {
+		err = s.commitNew(staged, r)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("commit image %s: %w", r.ID, err)
+	}
+	losers := s.losers(r)
+	s.publish(r)
+	for _, l := range losers {
+		if err := writeRecord(s.imageDir(l.ID), l); err != nil {
+			return nil, fmt.Errorf("take the tag from image %s: %w", l.ID, err)
+		}
+		s.publish(l)
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.views[r.ID], nil
+}
+
+// staged is an image directory that is not in place yet.
+type staged struct {
+	dir   string
+	attrs bool
+}
+
+func (s *staged) drop() {
+	if s.dir != "" {
+		_ = os.RemoveAll(s.dir) // of ingest/, which is emptied at start in any case
+	}
+}
+
+// stage prepares the directory of an image and writes the layers out to the disk, once for all of them. No lock is
+// held: this can take as long as the disk is slow.
+func (s *Store) stage(root *os.File, m *manifest) (st *staged, err error) {
+	ids := m.config.RootFS.DiffIDs
+	s.mu.RLock()
+	have := s.images[m.configID] != nil
+	s.mu.RUnlock()
+	if have {
+		return &staged{}, nil
+	}
+	st = &staged{}
+	if st.dir, err = os.MkdirTemp(s.path("ingest"), "image-"); err != nil {
+		return nil, err
+	}
+	if st.attrs, err = s.writeAttrs(st.dir, ids); err != nil {
+		st.drop()
+		return nil, err
+	}
+	if st.attrs || !s.layers.allSynced(ids) {
+		if err := sys.Syncfs(root); err != nil {
+			st.drop()
+			return nil, fmt.Errorf("sync layers: %w", err)
+		}
+	}
+	s.layers.setSynced(ids)
+	return st, nil
+}
+
+// losers returns changed copies of the images that lose a tag to r.
+func (s *Store) losers(r *record) []*record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	byID := map[digest.Digest]*record{}
+	for _, n := range r.Names {
+		id, ok := s.names[n.Ref]
+		if !ok || id == r.ID {
+			continue
+		}
+		if byID[id] == nil {
+			byID[id] = s.images[id].clone()
+		}
+		byID[id].drop(n.Ref)
+	}
+	var all []*record
+	for _, l := range byID {
+		all = append(all, l)
+	}
+	return all
+}
+
+var errGone = errors.New("the image was removed meanwhile")
+
+// commitNew writes the record of an image that the store did not have, and moves it, complete, to its place.
+func (s *Store) commitNew(st *staged, r *record) error {
+	if st.dir == "" {
+		return errGone
+	}
+	if err := writeRecord(st.dir, r); err != nil {
+		return err
+	}
+	dst := s.imageDir(r.ID)
+	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
+		return err
+	}
+	// A damaged record that was not loaded may be in the way.
+	if err := s.discard(dst); err != nil {
+		return err
+	}
+	if err := os.Rename(st.dir, dst); err != nil {
+		return err
+	}
+	st.dir = ""
+	return errors.Join(syncDir(filepath.Dir(dst)), syncDir(s.path("images")))
+}
+
+func (s *Store) imageDir(id digest.Digest) string { return s.path(digestDir("images", id)) }
+
+// pullGroup joins calls with the same key.
+type pullGroup struct {
+	mu   sync.Mutex
+	m    map[string]*pullCall
+	work sync.WaitGroup
+}
+
+type pullCall struct {
+	waiters int
+	cancel  context.CancelCauseFunc
+	done    chan struct{}
+	img     *Image
+	err     error
+}
+
+var errAbandoned = errors.New("every client has given up")
+
+// do runs f, or waits for the call with that key that already runs it. f's context is that of base, cancelled when
+// nobody waits any more.
+func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Context) (*Image, error)) (*Image, error) {
+	if err := context.Cause(base); err != nil {
+		return nil, err
+	}
+	g.mu.Lock()
+	c := g.m[key]
+	if c == nil {
+		c = &pullCall{done: make(chan struct{})}
+		var fctx context.Context
+		fctx, c.cancel = context.WithCancelCause(base)
+		g.m[key] = c
+		g.work.Go(func() {
+			c.img, c.err = f(fctx)
+			g.mu.Lock()
+			if g.m[key] == c {
+				delete(g.m, key)
+			}
+			g.mu.Unlock()
+			c.cancel(nil)
+			close(c.done)
+		})
+	}
+	c.waiters++
+	g.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.img, c.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c.waiters--; c.waiters == 0 {
+		c.cancel(errAbandoned)
+		if g.m[key] == c {
+			delete(g.m, key) // who comes now starts anew
+		}
+	}
+	return nil, context.Cause(ctx)
+}
+
+func (g *pullGroup) wait() { g.work.Wait() }
+
+// repository is the part of a normalised name before tag or digest.
+func repository(ref string) string {
+	if i := strings.IndexByte(ref, '@'); i >= 0 {
+		return ref[:i]
+	}
+	return ref[:strings.LastIndexByte(ref, ':')]
+}

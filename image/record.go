@@ -1,0 +1,128 @@
+package image
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Image is what the store has of an image. It is shared and must not be changed.
+type Image struct {
+	ID             string   // digest of the configuration: "sha256:…"
+	RepoTags       []string // normalised, sorted
+	RepoDigests    []string // normalised, sorted; the digest is the one that the registry resolved, which may be an index's
+	Size           int64    // bytes of its layers on disk, whether shared or not
+	Config         ocispec.Image
+	ManifestDigest digest.Digest
+	Layers         []digest.Digest // diff IDs, bottom first
+	Pinned         bool
+	PulledAt       time.Time
+}
+
+const recordVersion = 1
+
+// record is an image on disk. ConfigRaw has the exact bytes, so the record proves itself by the ID it is filed under.
+type record struct {
+	Version     int                `json:"version"`
+	ID          digest.Digest      `json:"id"`
+	Manifest    ocispec.Descriptor `json:"manifest"`
+	ManifestRaw []byte             `json:"manifestRaw"`
+	ConfigRaw   []byte             `json:"configRaw"`
+	Names       []name             `json:"names"`
+	PulledAt    time.Time          `json:"pulledAt"`
+	// Attrs: the directory attrs/ beside the record is the image's topmost layer (see attrs.go).
+	Attrs bool `json:"attrs,omitempty"`
+	// Removed: the image is gone for List and Get, but a container still holds it.
+	Removed bool `json:"removed,omitempty"`
+
+	config ocispec.Image
+}
+
+// name is a tag or digest reference; when two images claim one, the later claim holds.
+type name struct {
+	Ref string    `json:"ref"`
+	At  time.Time `json:"at"`
+}
+
+func (n name) isDigest() bool { return strings.Contains(n.Ref, "@") }
+
+func (r *record) diffIDs() []digest.Digest { return r.config.RootFS.DiffIDs }
+
+// clone is for changing names and flags; the rest is shared.
+func (r *record) clone() *record {
+	c := *r
+	c.Names = slices.Clone(r.Names)
+	return &c
+}
+
+func (r *record) drop(ref string) {
+	r.Names = slices.DeleteFunc(r.Names, func(n name) bool { return n.Ref == ref })
+}
+
+func (r *record) add(at time.Time, refs ...string) {
+	for _, ref := range refs {
+		r.drop(ref)
+		r.Names = append(r.Names, name{ref, at})
+	}
+	slices.SortFunc(r.Names, func(a, b name) int { return strings.Compare(a.Ref, b.Ref) })
+}
+
+// parseRecord reads a record and proves that it is that of id.
+func parseRecord(b []byte, id digest.Digest) (*record, error) {
+	r := &record{}
+	if err := json.Unmarshal(b, r); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	if r.Version != recordVersion {
+		return nil, fmt.Errorf("version %d of the record; want %d: %w", r.Version, recordVersion, ErrInvalid)
+	}
+	if r.ID != id || id.Algorithm().FromBytes(r.ConfigRaw) != id {
+		return nil, fmt.Errorf("configuration is not that of %s: %w", id, ErrDigest)
+	}
+	var err error
+	if r.config, err = parseConfig(r.ConfigRaw); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// writeRecord writes image.json into dir so that after a crash it is the old one or the new one.
+func writeRecord(dir string, r *record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return writeDurable(filepath.Join(dir, "image.json"), b)
+}
+
+func writeDurable(path string, b []byte) (err error) {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
