@@ -653,3 +653,27 @@ func TestConcurrentPods(t *testing.T) {
 		}
 	})
 }
+
+// A v2 group that holds processes cannot give controllers to its children: no error for a child without limits, and one
+// that says why for a child with one.
+func TestRefusedController(t *testing.T) {
+	eachHost(t, []string{"hugetlb"}, func(t *testing.T, h *Host) {
+		if h.mode != V2 {
+			t.Skip("cgroup v2 only")
+		}
+		g := mustCreate(t, h, testPath(t, h)+"/pod", nil)
+		startCmd(t, g, exec.Command("sleep", "100"))
+		mustCreate(t, h, g.Path()+"/without", nil)
+		_, err := h.Create(g.Path()+"/with", &specs.LinuxResources{
+			HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1 << 21}},
+		})
+		if !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, syscall.EBUSY) {
+			t.Fatalf("Create = %v; want unsupported because of EBUSY", err)
+		}
+		for _, want := range []string{"controller hugetlb", h.primary.mount + g.Path() + "/cgroup.subtree_control"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("Create = %v; want it to name %s", err, want)
+			}
+		}
+	})
+}
