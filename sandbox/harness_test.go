@@ -173,8 +173,8 @@ func (h *host) Teardown(_ context.Context, p *Pod) error {
 	h.undo("net " + p.ID)
 	return h.step("teardown")
 }
-func (h *host) Ready(context.Context) error           { return nil }
-func (h *host) Collect(context.Context, []*Pod) error { return nil }
+func (h *host) Ready(context.Context) error                  { return nil }
+func (h *host) Collect(context.Context, func() []*Pod) error { return nil }
 
 func (h *host) Resolve(ref string) (*Image, error) {
 	for name, img := range h.images {

@@ -16,8 +16,9 @@ type Network interface {
 	Teardown(ctx context.Context, p *Pod) error
 	// Ready is nil when pods can be attached, else it says why not.
 	Ready(ctx context.Context) error
-	// Collect frees what is attached for pods that are not among live.
-	Collect(ctx context.Context, live []*Pod) error
+	// Collect frees what is attached for pods that are not among those that live returns. It is
+	// a function so that pods that are being attached meanwhile are among them.
+	Collect(ctx context.Context, live func() []*Pod) error
 }
 
 // Images resolves images and mounts root file systems.

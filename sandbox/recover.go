@@ -306,12 +306,7 @@ func (m *Manager) reconcileLoop(ctx context.Context) {
 // reconcile frees what no pod holds: network attachments, pod folders, exit files, cgroups
 // of ended containers.
 func (m *Manager) reconcile(ctx context.Context) {
-	var live []*Pod
 	m.mu.Lock()
-	for _, p := range m.pods {
-		facts := p.Pod
-		live = append(live, &facts)
-	}
 	var ended []*ctr
 	for _, c := range m.ctrs {
 		if !c.FinishedAt.IsZero() {
@@ -319,7 +314,7 @@ func (m *Manager) reconcile(ctx context.Context) {
 		}
 	}
 	m.mu.Unlock()
-	if err := m.cfg.Network.Collect(ctx, live); err != nil && ctx.Err() == nil {
+	if err := m.cfg.Network.Collect(ctx, m.recorded); err != nil && ctx.Err() == nil {
 		m.cfg.Log.Warn("collect network attachments", "err", err)
 	}
 	for _, c := range ended {
@@ -334,6 +329,18 @@ func (m *Manager) reconcile(ctx context.Context) {
 	}
 	m.endInterrupted(ctx)
 	m.dropFolders()
+}
+
+// recorded is every pod with a record, those that are being made too.
+func (m *Manager) recorded() []*Pod {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make([]*Pod, 0, len(m.pods))
+	for _, p := range m.pods {
+		facts := p.Pod
+		all = append(all, &facts)
+	}
+	return all
 }
 
 // dropFolders removes folders of pods and containers that no record knows. A folder is
