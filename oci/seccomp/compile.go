@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -219,7 +218,11 @@ func segments(cs []call, archs []arch, audit, def uint32) []segment {
 		}
 		put(segment{start: info.bit, policy: fallback})
 		passed := !named // whether newest lies behind us
-		for _, nr := range slices.Sorted(maps.Keys(m)) {
+		for i, p := range m {
+			if p == nil {
+				continue
+			}
+			nr := number(i) | info.bit
 			if nr > newest && !passed {
 				put(segment{start: newest + 1, policy: beyond})
 				passed = true
@@ -228,7 +231,7 @@ func segments(cs []call, archs []arch, audit, def uint32) []segment {
 			if nr >= newest {
 				after, passed = beyond, true
 			}
-			put(segment{start: nr, policy: m[nr], wide: info.wide})
+			put(segment{start: nr, policy: p, wide: info.wide})
 			put(segment{start: nr + 1, policy: after})
 		}
 		if !passed {

@@ -313,6 +313,22 @@ func TestLong(t *testing.T) {
 	}
 }
 
+// TestSlots: every number in the tables has a slot of its own, in ascending order.
+func TestSlots(t *testing.T) {
+	for _, s := range syscallTable {
+		for a, nr := range s.nr {
+			if nr < 0 {
+				continue
+			}
+			bit := archInfos[a].bit
+			i := slot(uint32(nr) | bit)
+			if i >= tableSize || number(i) != uint32(nr) || (uint32(nr) < armPrivate && i >= tableSize-privateSlots) {
+				t.Errorf("%s on %s: slot(%#x) = %d, number(%d) = %#x", s.name, archInfos[a].name, uint32(nr)|bit, i, i, number(i))
+			}
+		}
+	}
+}
+
 // TestTable compares the generated numbers with the kernel headers of this machine.
 func TestTable(t *testing.T) {
 	headers := map[arch]string{

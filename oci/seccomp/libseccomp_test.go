@@ -122,8 +122,12 @@ func (l *libseccomp) compile(p *specs.LinuxSeccomp, archs []arch) ([]instruction
 	}
 	var b strings.Builder
 	optimize, native := 0, 0
-	if len(cs) > 32 {
-		optimize = 1
+	names := 0
+	for _, c := range cs {
+		names += len(c.names)
+	}
+	if names > 32 {
+		optimize = 1 // as runc does
 	}
 	if slices.Contains(archs, archX8664) {
 		native = 1

@@ -175,11 +175,37 @@ func (r rule) behind(m muxed) rule {
 	return out
 }
 
+// policyTable holds policies by [slot], nil where the profile says nothing. Syscall
+// numbers are dense, and a map of them would take most of a compilation's time.
+type policyTable []*policy
+
+const (
+	privateSlots = 16   // for arm's private numbers, above the others
+	tableSize    = 1024 // far above the newest syscall, 471 in Linux 7.1
+)
+
+// slot is the place of a syscall number, with or without the x32 bit.
+func slot(nr uint32) int {
+	nr &^= x32Bit
+	if nr >= armPrivate {
+		return tableSize - privateSlots + int(nr-armPrivate)
+	}
+	return int(nr)
+}
+
+// number is the syscall number, without the x32 bit, whose place is i.
+func number(i int) uint32 {
+	if i >= tableSize-privateSlots {
+		return armPrivate + uint32(i-(tableSize-privateSlots))
+	}
+	return uint32(i)
+}
+
 // policies maps the syscall numbers that the profile treats in a special way, with
 // the x32 bit where the arch has it. newest is the greatest number that the
 // profile names at all, false if it names none; arm's private numbers apart.
-func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint32, named bool) {
-	m = make(map[uint32]*policy, 512)
+func policies(cs []call, a arch, def uint32) (m policyTable, newest uint32, named bool) {
+	m = make(policyTable, tableSize)
 	info := archInfos[a]
 	fixed := make(map[uint32]*policy) // most policies are a mere action: shared
 	add := func(nr uint32, r rule) {
@@ -187,16 +213,17 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 			return
 		}
 		r = r.narrow(info.wide)
-		p := m[nr]
+		i := slot(nr)
+		p := m[i]
 		switch {
 		case p != nil && p.fixed:
 		case len(r.conds) == 0:
 			if fixed[r.ret] == nil {
 				fixed[r.ret] = &policy{ret: r.ret, fixed: true}
 			}
-			m[nr] = fixed[r.ret]
+			m[i] = fixed[r.ret]
 		case p == nil:
-			m[nr] = &policy{ret: def, rules: []rule{r}}
+			m[i] = &policy{ret: def, rules: []rule{r}}
 		default:
 			p.rules = append(p.rules, r)
 		}
@@ -218,8 +245,8 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 			nr := uint32(nrs[a]) | info.bit
 			if a != archARM || nr < armPrivate {
 				newest, named = max(newest, nr), true
-			} else if m[nr] == nil {
-				m[nr] = &policy{ret: def} // keeps ENOSYS off a number that is named
+			} else if m[slot(nr)] == nil {
+				m[slot(nr)] = &policy{ret: def} // keeps ENOSYS off a number that is named
 			}
 			for _, r := range c.rules {
 				add(nr, r)
@@ -227,6 +254,9 @@ func policies(cs []call, a arch, def uint32) (m map[uint32]*policy, newest uint3
 		}
 	}
 	for _, p := range m {
+		if p == nil {
+			continue
+		}
 		slices.SortStableFunc(p.rules, compareRules)
 		p.rules = slices.CompactFunc(p.rules, func(a, b rule) bool { return slices.Equal(a.conds, b.conds) })
 	}
