@@ -86,6 +86,7 @@ type lineWriter struct {
 	stream  string
 	maxLine int
 	pending []byte
+	partial bool // the last line written is to be continued
 }
 
 func (w *lineWriter) write(chunk []byte, scratch []byte) []byte {
@@ -111,6 +112,7 @@ func (w *lineWriter) write(chunk []byte, scratch []byte) []byte {
 }
 
 func (w *lineWriter) line(out, stamp []byte, tag byte, rest []byte) []byte {
+	w.partial = tag == 'P'
 	out = append(out, stamp...)
 	out = append(out, ' ')
 	out = append(out, w.stream...)
@@ -127,9 +129,9 @@ func (w *lineWriter) line(out, stamp []byte, tag byte, rest []byte) []byte {
 	return append(out, '\n')
 }
 
-// finish writes what is left without a newline at the stream's end.
+// finish ends a line that has no newline at the stream's end.
 func (w *lineWriter) finish() {
-	if len(w.pending) == 0 {
+	if len(w.pending) == 0 && !w.partial {
 		return
 	}
 	stamp := time.Now().UTC().AppendFormat(nil, logTime)
