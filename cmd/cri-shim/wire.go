@@ -104,7 +104,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		ReconcileInterval: cfg.ReconcileInterval.Duration,
 		LogLineMax:        int(cfg.LogLineMax),
 		ExecOutputMax:     int(cfg.ExecSyncOutputLimit),
-		Network:           newPodNetwork(p.networks),
+		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
 		Log:               log,
