@@ -101,7 +101,7 @@ func (p *Prepared) Undo(ctx context.Context) error {
 
 // Check finds what would make Prepare fail without the image's files: nothing is made.
 func (r *Runtime) Check(ctx context.Context, p Params) error {
-	p.Root, p.checkOnly = nil, true
+	p.Root, p.RootPath, p.checkOnly = nil, "/", true // Compile looks at neither
 	b, err := Build(ctx, r.host, &p)
 	if err != nil {
 		return err
@@ -172,9 +172,6 @@ func (r *Runtime) options(p *Params) Options {
 	opt.Cgroups.Group = p.CgroupPath
 	if p.RootPath == "" {
 		opt.Root = p.Root
-		if p.checkOnly {
-			opt.Root = os.Stdin // only counted
-		}
 	}
 	return opt
 }
