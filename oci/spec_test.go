@@ -17,6 +17,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/internal/passwd"
 	"github.com/cri-shim/cri-shim/internal/workload"
 )
 
@@ -52,7 +53,7 @@ func testRoot(t testing.TB) *os.File {
 			t.Fatal(err)
 		}
 	}
-	write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\nbig:x:4294967295:0::/:/\n")
+	write("etc/passwd", "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\nbig:x:4294967295:0::/:/\n1001:x:0:0::/:/\n")
 	write("etc/group", "root:x:0:\napp:x:1000:\nwheel:x:10:app\nvideo:x:44:app,root\n")
 	f, err := os.Open(dir)
 	if err != nil {
@@ -186,6 +187,7 @@ func TestUser(t *testing.T) {
 		{"image number", "1000", workload.Security{}, workload.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 10, 44}}},
 		{"image numbers", "7:8", workload.Security{}, workload.User{UID: 7, GID: 8, Groups: []uint32{8}}},
 		{"unknown number", "77", workload.Security{}, workload.User{UID: 77, Groups: []uint32{0}}},
+		{"a user named by a number", "1001", workload.Security{}, workload.User{UID: 1001, Groups: []uint32{0}}},
 		{"run_as_user beats image", "app:video", workload.Security{RunAsUser: ptr[int64](7)}, workload.User{UID: 7, Groups: []uint32{0}}},
 		{
 			"run_as_group", "app", workload.Security{RunAsUser: ptr[int64](1000), RunAsGroup: ptr[int64](9)},
@@ -256,7 +258,7 @@ func TestUserDatabaseStaysInRoot(t *testing.T) {
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(link, make([]byte, maxAccounts+1), 0o644); err != nil {
+	if err := os.WriteFile(link, make([]byte, passwd.MaxFile+1), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = Build(t.Context(), testHost(), p); err == nil || !strings.Contains(err.Error(), "larger than") {
@@ -444,7 +446,7 @@ func TestBuildRefuses(t *testing.T) {
 		{"unknown image user", "image.user", `user "who"`, func(p *Params) { p.Image.User = "who" }},
 		{"unknown image group", "image.user", `group "staff"`, func(p *Params) { p.Image.User = "app:staff" }},
 		{"negative user", "security.run_as_user", "-1", func(p *Params) { p.Container.Security.RunAsUser = ptr[int64](-1) }},
-		{"user out of range", "security.run_as_username", "4294967295", func(p *Params) { p.Container.Security.RunAsUsername = "big" }},
+		{"user out of range", "security.run_as_username", `user "big"`, func(p *Params) { p.Container.Security.RunAsUsername = "big" }},
 		{"group without user", "security.run_as_group", "without", func(p *Params) { p.Container.Security.RunAsGroup = ptr[int64](1) }},
 		{"group out of range", "security.run_as_group", "4294967296", func(p *Params) {
 			p.Container.Security.RunAsUser, p.Container.Security.RunAsGroup = ptr[int64](1), ptr[int64](1<<32)
