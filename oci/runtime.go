@@ -57,7 +57,10 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 	h.Swap = cgroups.SwapAccounting()
 	h.Hugetlb = slices.Contains(cgroups.Controllers(), "hugetlb")
 	h.Seccomp = r.profiles
-	h.AppArmorDefault, h.Rlimits = cfg.AppArmorDefault, cfg.Rlimits
+	h.AppArmorDefault = cfg.AppArmorDefault
+	if h.Rlimits, err = allowedRlimits(cfg.Rlimits, h.Capabilities&(1<<capSysResource) != 0); err != nil {
+		return nil, fmt.Errorf("oci: %w", err)
+	}
 	h.PidsLimit, h.PathTimeout = cfg.PidsLimit, cfg.PathTimeout
 	return r, nil
 }

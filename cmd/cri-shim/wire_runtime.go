@@ -33,6 +33,8 @@ type podRuntime struct {
 	images *podImages
 	specs  *specStore
 	log    *slog.Logger
+	// staging is where an init puts its root before the pivot.
+	staging string
 }
 
 func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
@@ -50,7 +52,7 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log}, nil
+	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log, staging: staging}, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
@@ -192,6 +194,7 @@ func (r *podRuntime) PodInit(_ context.Context, p *sandbox.Pod) (_ *sandbox.Laun
 	}
 	l.Message, err = initmsg.Encode(&initmsg.Message{
 		Mode: initmsg.ModePodInit, CgroupTasks: group.TaskFiles(), StartFile: initmsg.NoFile,
+		Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.staging},
 		Process: initmsg.Process{ConsoleFile: initmsg.NoFile},
 	})
 	if err != nil {
