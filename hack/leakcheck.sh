@@ -67,7 +67,7 @@ snapshot() {
   ip6tables-legacy-save 2>/dev/null | grep '^-A' | list ip6tables-legacy
   losetup -n -O NAME,BACK-FILE | list "loop device"
   ls -d /run/cri-shim* /var/lib/cri-shim* /var/run/cri-shim* | list path
-  find "${TMPDIR:-/tmp}" /tmp -mindepth 1 -maxdepth 1 \( -name 'cri-shim*' -o -name 'Test*' -o -name 'Fuzz*' -o -name 'Benchmark*' \) -printf 'path %p\n'
+  find "${TMPDIR:-/tmp}" -mindepth 1 -maxdepth 1 -printf 'path %p\n'
   sed 's/ .*//' /sys/kernel/security/apparmor/profiles | list "AppArmor profile"
   ipcs -m -q -s | grep '^0x' | cut -d' ' -f1,2 | list "System V IPC"
 } 2>/dev/null
