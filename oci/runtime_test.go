@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,27 +20,12 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/testtools"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 )
 
 const busybox = "/bin/busybox"
-
-var initBinary = sync.OnceValues(func() (string, error) {
-	out := filepath.Join(os.TempDir(), "cri-shim-init-test."+strconv.Itoa(os.Getpid()))
-	cmd := exec.Command("go", "build", "-o", out, "github.com/cri-shim/cri-shim/cmd/cri-shim-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.New(string(text))
-	}
-	return out, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	os.Remove(filepath.Join(os.TempDir(), "cri-shim-init-test."+strconv.Itoa(os.Getpid())))
-	os.Exit(code)
-}
 
 // node is a Runtime on this machine, with an image to run.
 type node struct {
@@ -179,10 +163,7 @@ func (r *running) wait() error {
 // start launches what was prepared as a supervisor would.
 func (n *node) start(c *Prepared) *running {
 	n.t.Helper()
-	bin, err := initBinary()
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	bin := filepath.Join(testtools.Binaries(n.t), "cri-shim-init")
 	msgR, msgW, err := os.Pipe()
 	if err != nil {
 		n.t.Fatal(err)
