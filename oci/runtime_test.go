@@ -396,6 +396,11 @@ func TestExecUpdateStatsKill(t *testing.T) {
 // Whatever fails, no group and no descriptor stays behind.
 func TestPrepareLeavesNothing(t *testing.T) {
 	n := newNode(t, Config{})
+	first := n.params("true")
+	if err := n.prepare(first).Undo(t.Context()); err != nil { // v2 keeps the device program for the next container
+		t.Fatal(err)
+	}
+	first.Root.Close()
 	before := openFiles(t)
 	for name, change := range map[string]func(*Params){
 		"build":  func(p *Params) { p.Image.User = "who" },
