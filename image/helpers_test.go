@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"syscall"
 	"testing"
@@ -31,3 +32,6 @@ func smallDisk(t testing.TB, size string) string {
 	})
 	return dir
 }
+
+// background is for the process that is killed, which has no test.
+func background() context.Context { return context.Background() }
