@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -19,16 +20,27 @@ var kinds = []struct {
 	code codes.Code
 }{
 	{sandbox.ErrInvalid, codes.InvalidArgument},
+	{image.ErrReference, codes.InvalidArgument},
+	{image.ErrAmbiguous, codes.InvalidArgument},
 	{context.Canceled, codes.Canceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded},
 	{sandbox.ErrBusy, codes.Aborted},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrExists, codes.AlreadyExists},
 	{sandbox.ErrUnavailable, codes.Unavailable},
+	{image.ErrUnauthorized, codes.PermissionDenied},
+	{image.ErrUnavailable, codes.Unavailable},
+	{image.ErrStalled, codes.Unavailable},
+	{image.ErrClosed, codes.Unavailable},
+	{image.ErrDigest, codes.DataLoss},
+	{image.ErrInvalid, codes.FailedPrecondition},
+	{image.ErrPlatform, codes.FailedPrecondition},
+	{image.ErrTooLarge, codes.ResourceExhausted},
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
 	{errors.ErrUnsupported, codes.Unimplemented},
 	{sandbox.ErrNotFound, codes.NotFound},
+	{image.ErrNotFound, codes.NotFound},
 }
 
 // statusOf gives an error its status. An error that is one keeps its code; one

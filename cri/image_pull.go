@@ -3,11 +3,16 @@ package cri
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -24,9 +29,18 @@ func (s *imageService) PullImage(ctx context.Context, req *pb.PullImageRequest) 
 	}
 	id, err := s.images.Pull(ctx, spec.Image, creds)
 	if err != nil {
-		return nil, err
+		return nil, pullError(err)
 	}
 	return &pb.PullImageResponse{ImageRef: id}, nil
+}
+
+// pullError tells the kubelet of a registry that does not answer as it wants to hear it: it
+// strips codes.Unknown, and then looks for this word at the beginning (pkg/errors of cri-api).
+func pullError(err error) error {
+	if errors.Is(err, image.ErrUnavailable) || errors.Is(err, image.ErrStalled) {
+		return status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrRegistryUnavailable, err)
+	}
+	return err
 }
 
 // imageFromProto converts a spec that must name an image and may name a known handler.

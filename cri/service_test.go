@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -450,6 +451,33 @@ func TestCodes(t *testing.T) {
 		r.fail = fmt.Errorf("start pod x: %w", tt.err)
 		_, err := c.RunPodSandbox(t.Context(), &pb.RunPodSandboxRequest{Config: goodPod()})
 		wantCode(t, tt.err.Error(), err, tt.want, "start pod x: ")
+	}
+}
+
+// TestPullErrors: the kubelet can tell a registry that is down from an image that is not there.
+func TestPullErrors(t *testing.T) {
+	o := options(&fakeRuntime{})
+	images := o.Images.(*fakeImages)
+	c := pb.NewImageServiceClient(connect(t, o))
+	for _, tt := range []struct {
+		err  error
+		want codes.Code
+		text string
+	}{
+		{image.ErrUnavailable, codes.Unknown, "RegistryUnavailable: pull: registry unavailable"},
+		{image.ErrStalled, codes.Unknown, "RegistryUnavailable: pull: "},
+		{image.ErrNotFound, codes.NotFound, "pull: image not found"},
+		{image.ErrUnauthorized, codes.PermissionDenied, "pull: "},
+		{image.ErrReference, codes.InvalidArgument, "pull: "},
+		{image.ErrDigest, codes.DataLoss, "pull: "},
+		{image.ErrPlatform, codes.FailedPrecondition, "pull: "},
+	} {
+		images.fail = fmt.Errorf("pull: %w", tt.err)
+		_, err := c.PullImage(t.Context(), &pb.PullImageRequest{Image: &pb.ImageSpec{Image: "a"}})
+		wantCode(t, tt.err.Error(), err, tt.want, tt.text)
+		if !strings.HasPrefix(status.Convert(err).Message(), tt.text) {
+			t.Errorf("message %q does not begin with %q", status.Convert(err).Message(), tt.text)
+		}
 	}
 }
 

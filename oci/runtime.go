@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 )
@@ -56,7 +57,10 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 	h.Swap = cgroups.SwapAccounting()
 	h.Hugetlb = slices.Contains(cgroups.Controllers(), "hugetlb")
 	h.Seccomp = r.profiles
-	h.AppArmorDefault, h.Rlimits = cfg.AppArmorDefault, cfg.Rlimits
+	h.AppArmorDefault = cfg.AppArmorDefault
+	if h.Rlimits, err = allowedRlimits(cfg.Rlimits, h.Capabilities&(1<<capSysResource) != 0); err != nil {
+		return nil, fmt.Errorf("oci: %w", err)
+	}
 	h.PidsLimit, h.PathTimeout = cfg.PidsLimit, cfg.PathTimeout
 	return r, nil
 }
@@ -101,7 +105,7 @@ func (p *Prepared) Undo(ctx context.Context) error {
 
 // Check finds what would make Prepare fail without the image's files: nothing is made.
 func (r *Runtime) Check(ctx context.Context, p Params) error {
-	p.Root, p.checkOnly = nil, true
+	p.Root, p.RootPath, p.checkOnly = nil, "/", true // Compile looks at neither
 	b, err := Build(ctx, r.host, &p)
 	if err != nil {
 		return err
@@ -172,12 +176,57 @@ func (r *Runtime) options(p *Params) Options {
 	opt.Cgroups.Group = p.CgroupPath
 	if p.RootPath == "" {
 		opt.Root = p.Root
-		if p.checkOnly {
-			opt.Root = os.Stdin // only counted
-		}
 	}
 	return opt
 }
+
+// podInitScore keeps the OOM killer from a process that holds a whole pod and some pages, as the sandbox's of containerd.
+const podInitScore = -998
+
+// podInitUser is who a pod's init runs as: nobody's number in the pause image too.
+const podInitUser = 65535
+
+// PodInit makes PID 1 of a pod's shared PID namespace, in a group of its own (see PodInitCgroup). It has no
+// capabilities and no files.
+func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, ns Namespaces) (_ *Prepared, err error) {
+	out := &Prepared{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("prepare the init of pod %s: %w", podID, err), out.Undo(ctx))
+		}
+	}()
+	if out.Group, err = r.cgroups.Create(PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
+		return nil, err
+	}
+	score := int32(max(podInitScore, r.host.OOMScoreFloor))
+	user := uint32(podInitUser)
+	if ns.User != "" {
+		user = 0 // a pod's mapping need not reach that far
+	}
+	out.Launch = &Launch{
+		CloneFlags:    sys.CloneNewPID | sys.CloneNewNS,
+		UserNamespace: ns.User,
+		Message: &initmsg.Message{
+			Mode: initmsg.ModePodInit, StartFile: initmsg.NoFile, CgroupTasks: out.Group.TaskFiles(),
+			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
+			Process: initmsg.Process{
+				UID: user, GID: user, Caps: &initmsg.Capabilities{}, NoNewPrivs: true, OOMScoreAdj: &score,
+				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile,
+			},
+		},
+	}
+	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
+		return nil, err
+	}
+	if err := r.attachGroup(out); err != nil {
+		return nil, err
+	}
+	out.KillGroup = nil // the kernel ends a PID namespace with its init
+	return out, nil
+}
+
+// PodInitCgroup is the group of a pod's init, beside those of its containers.
+func PodInitCgroup(pod *workload.Pod, podID string) string { return CgroupPath(pod, podID, "init-"+podID) }
 
 // ExecParams is another process of a running container.
 type ExecParams struct {

@@ -171,11 +171,11 @@ func (b *builder) clientMount(i int, m *workload.Mount, source string) (specs.Mo
 		Destination: target, Type: "bind", Source: source,
 		UIDMappings: idMappings(m.UIDMappings), GIDMappings: idMappings(m.GIDMappings),
 	}
-	propagation, err := b.propagation(i, m, source)
+	access, err := accessOption(i, m)
 	if err != nil {
 		return none, err
 	}
-	access, err := accessOption(i, m)
+	propagation, err := b.propagation(i, m, source)
 	if err != nil {
 		return none, err
 	}

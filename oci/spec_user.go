@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -11,14 +12,10 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/moby/sys/user"
-
+	"github.com/cri-shim/cri-shim/internal/passwd"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 )
-
-// maxAccounts bounds /etc/passwd and /etc/group of an image, in bytes.
-const maxAccounts = 4 << 20
 
 // accounts are an image's user database, read when it is first needed.
 type accounts struct {
@@ -29,47 +26,24 @@ type accounts struct {
 	absent        bool // names are not looked up at all
 }
 
-func (a *accounts) read(name string, have *bool, data *[]byte) ([]byte, error) {
-	if *have {
-		return *data, nil
-	}
-	if a.root != nil {
-		b, err := sys.ReadInRoot(a.root, name, maxAccounts)
+func (a *accounts) read(name string, have *bool, data *[]byte) (io.Reader, error) {
+	if !*have && a.root != nil {
+		b, err := sys.ReadInRoot(a.root, name, passwd.MaxFile)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("the image's %s: %w", name, err)
 		}
 		*data = b
 	}
 	*have = true
-	return *data, nil
+	return bytes.NewReader(*data), nil
 }
 
-// find returns the first user that match wants, nil if there is none.
-func (a *accounts) find(match func(*user.User) bool) (*user.User, error) {
-	b, err := a.read("etc/passwd", &a.havePasswd, &a.passwd)
-	if err != nil {
-		return nil, err
-	}
-	users, err := user.ParsePasswdFilter(bytes.NewReader(b), func(u user.User) bool { return match(&u) })
-	if err != nil {
-		return nil, fmt.Errorf("the image's etc/passwd: %w", err)
-	}
-	if len(users) == 0 {
-		return nil, nil
-	}
-	return &users[0], nil
+func (a *accounts) passwdFile() (io.Reader, error) {
+	return a.read("etc/passwd", &a.havePasswd, &a.passwd)
 }
 
-func (a *accounts) groups(match func(*user.Group) bool) ([]user.Group, error) {
-	b, err := a.read("etc/group", &a.haveGroup, &a.group)
-	if err != nil {
-		return nil, err
-	}
-	groups, err := user.ParseGroupFilter(bytes.NewReader(b), func(g user.Group) bool { return match(&g) })
-	if err != nil {
-		return nil, fmt.Errorf("the image's etc/group: %w", err)
-	}
-	return groups, nil
+func (a *accounts) groupFile() (io.Reader, error) {
+	return a.read("etc/group", &a.haveGroup, &a.group)
 }
 
 // identity is a resolved user.
@@ -134,55 +108,51 @@ func (b *builder) identity(acc *accounts) (*identity, error) {
 	return id, nil
 }
 
-// lookupUser finds a name, or a number that need not be in the database. A number gets the
-// primary group of its entry, or 0.
+// lookupUser finds a name, or a number that need not be in the database. A number gets the primary group of its entry, or
+// 0. It is tried as a number first: were an image's user named "1000" found for run_as_user 1000, it could be root.
 func lookupUser(acc *accounts, name string) (*identity, error) {
 	id := &identity{}
-	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
+	n, err := strconv.ParseInt(name, 10, 64)
+	numeric, match := err == nil, passwd.ByName(name)
+	if numeric {
 		if id.UID, err = checkID(n); err != nil {
 			return nil, err
 		}
-		u, err := acc.find(func(u *user.User) bool { return int64(u.Uid) == n })
-		if err != nil || u == nil {
-			return id, err
-		}
-		id.name, id.home = u.Name, u.Home
-		id.GID, err = checkID(int64(u.Gid))
-		return id, err
+		match = passwd.ByUID(id.UID)
 	}
-	u, err := acc.find(func(u *user.User) bool { return u.Name == name })
+	file, err := acc.passwdFile()
 	if err != nil {
 		return nil, err
 	}
-	if u == nil && acc.absent {
+	u, err := passwd.Lookup(file, match)
+	switch {
+	case err == nil:
+		id.name, id.home, id.UID, id.GID = u.Name, u.Home, u.UID, u.GID
+		return id, nil
+	case !errors.Is(err, passwd.ErrNoUser):
+		return nil, fmt.Errorf("the image's etc/passwd: %w", err)
+	case numeric || acc.absent:
 		return id, nil
 	}
-	if u == nil {
-		return nil, fmt.Errorf("user %q is not in the image's /etc/passwd", name)
-	}
-	id.name, id.home = u.Name, u.Home
-	if id.UID, err = checkID(int64(u.Uid)); err != nil {
-		return nil, err
-	}
-	id.GID, err = checkID(int64(u.Gid))
-	return id, err
+	return nil, fmt.Errorf("user %q is not in the image's /etc/passwd", name)
 }
 
 func lookupGroup(acc *accounts, name string) (uint32, error) {
 	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
 		return checkID(n)
 	}
-	g, err := acc.groups(func(g *user.Group) bool { return g.Name == name })
+	file, err := acc.groupFile()
 	if err != nil {
 		return 0, err
 	}
-	if len(g) == 0 && acc.absent {
-		return 0, nil
+	g, err := passwd.LookupGroup(file, func(g passwd.Group) bool { return g.Name == name })
+	switch {
+	case err == nil || acc.absent:
+		return g.GID, nil
+	case !errors.Is(err, passwd.ErrNoGroup):
+		return 0, fmt.Errorf("the image's etc/group: %w", err)
 	}
-	if len(g) == 0 {
-		return 0, fmt.Errorf("group %q is not in the image's /etc/group", name)
-	}
-	return checkID(int64(g[0].Gid))
+	return 0, fmt.Errorf("group %q is not in the image's /etc/group", name)
 }
 
 // checkID refuses what setuid(2) cannot take; the highest number means "unchanged" to the kernel.
@@ -210,18 +180,17 @@ func (b *builder) groups(acc *accounts, id *identity) error {
 	}
 	switch b.sec.GroupsPolicy {
 	case "", workload.GroupsMerge:
-		if id.name == "" {
-			break
-		}
-		groups, err := acc.groups(func(g *user.Group) bool {
-			return g.Name != id.name && slices.Contains(g.List, id.name)
-		})
+		file, err := acc.groupFile()
 		if err != nil {
 			return err
 		}
-		for _, g := range groups {
-			if err := add("the image's etc/group", int64(g.Gid)); err != nil {
-				return err
+		member, err := passwd.Memberships(file, id.name)
+		if err != nil {
+			return fmt.Errorf("the image's etc/group: %w", err)
+		}
+		for _, g := range member {
+			if g != id.GID {
+				id.Groups = append(id.Groups, g)
 			}
 		}
 	case workload.GroupsStrict:

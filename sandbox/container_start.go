@@ -60,7 +60,7 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 		ctx, cancel := m.cleanup(ctx)
 		defer cancel()
 		f.enter("roll back")
-		return errors.Join(err, m.failed(ctx, pod, c, err))
+		return errors.Join(err, m.failed(ctx, pod, c, timeline, err))
 	}
 	begun, _ := sys.StartTime(pid) // 0 where it has ended already
 	return m.updateContainer(c, func(c *ctr) {
@@ -81,11 +81,11 @@ func (c *ctr) dropPidfd() {
 }
 
 // failed records that a container could not be started, and gives back what the attempt took.
-func (m *Manager) failed(ctx context.Context, pod *Pod, c *ctr, cause error) error {
+func (m *Manager) failed(ctx context.Context, pod *Pod, c *ctr, timeline []Stage, cause error) error {
 	err := m.cfg.Runtime.Cleanup(ctx, pod, &c.Container)
 	m.finish(c, func(c *Container) {
 		c.FinishedAt, c.ExitCode = time.Now(), exitStartError
-		c.Reason, c.Message = "StartError", cause.Error()
+		c.Reason, c.Message, c.Timeline = "StartError", cause.Error(), timeline
 	})
 	return err
 }

@@ -23,7 +23,7 @@ import (
 
 // Kinds of errors: the archive is not one that may be unpacked, or is larger than the limits.
 var (
-	ErrInvalid  = errors.New("invalid layer")
+	ErrInvalid  = errors.New("invalid image content")
 	ErrTooLarge = errors.New("layer exceeds the limit")
 )
 

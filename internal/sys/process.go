@@ -240,3 +240,10 @@ func PidfdOpenSame(pid int, start uint64) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// HardLimit is this process's hard limit of a resource (an RLIMIT_… number).
+func HardLimit(resource uint32) (uint64, error) {
+	var l unix.Rlimit
+	err := unix.Getrlimit(int(resource), &l)
+	return l.Max, os.NewSyscallError("getrlimit", err)
+}

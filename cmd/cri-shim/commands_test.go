@@ -1,0 +1,158 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/internal/config"
+)
+
+// run runs the program with arguments and returns its standard output.
+func run(t *testing.T, stdin string, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	cmd := newCommand()
+	cmd.Writer, cmd.ErrWriter, cmd.Reader = &out, &out, strings.NewReader(stdin)
+	err := cmd.Run(t.Context(), append([]string{"cri-shim"}, args...))
+	return out.String(), err
+}
+
+func TestConfigCommands(t *testing.T) {
+	text, err := run(t, "", "config", "default")
+	if err != nil || text != string(config.Render(config.Default())) {
+		t.Errorf("config default = %v; want what config renders:\n%s", err, text)
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.toml")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, "", "config", "check", "--config", path); err != nil || out != "the configuration is valid\n" {
+		t.Errorf("config check of the default = %q, %v; want valid", out, err)
+	}
+	if err := os.WriteFile(path, []byte("# mine\nlog_levle = 'info'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = run(t, "", "config", "check", "--config", path)
+	want := "the configuration is not valid:\n" + path + ":2: log_levle: unknown key; did you mean log_level?"
+	if err == nil || err.Error() != want {
+		t.Errorf("config check = %v; want %s", err, want)
+	}
+	if err := os.WriteFile(path, []byte("log_level = 'debug'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(t, "", "config", "check", "-c", path, "--print"); err != nil || !strings.Contains(out, "\nlog_level = ") {
+		t.Errorf("config check --print = %v, %s; want the configuration", err, out)
+	}
+}
+
+// TestServeFlags: a flag wins over the file and is checked like it.
+func TestServeFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte("log_level = 'debug'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for want, args := range map[string][]string{
+		`root: "relative" is not an absolute path`: {"--root", "relative"},
+		`log_level: "loud"`:                        {"--log-level", "loud"},
+		`log_format: "xml"`:                        {"--log-format", "xml"},
+		"serve takes no argument: now":             {"now"},
+	} {
+		_, err := run(t, "", append([]string{"serve", "--config", path}, args...)...)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("serve %v = %v; want %q", args, err, want)
+		}
+	}
+}
+
+func TestImageCommands(t *testing.T) {
+	cfg := testConfig(t)
+	startDaemon(t, cfg, &fakeNode{})
+	at := "--endpoint=unix://" + cfg.Listen
+	id := strings.Repeat("ab", 32)
+	for _, tt := range []struct {
+		args      []string
+		stdin     string
+		want, err string
+	}{
+		{args: []string{"image", "ls", at}, want: "IMAGE            ID            SIZE\nexample.org/a:1  abababababab  4.3 MB\n"},
+		{args: []string{"image", "ls", at, "-q"}, want: "sha256:" + id + "\n"},
+		{args: []string{"image", "pull", at, "--creds", "u:p", "x", "y"}, want: "sha256:xup\nsha256:yup\n"},
+		{args: []string{"image", "pull", at, "--creds", "u", "x"}, err: "want USER:PASSWORD"},
+		{args: []string{"image", "pull", at}, err: "name at least one image"},
+		{args: []string{"image", "rm", at, "a", "b"}},
+		{args: []string{"image", "rm", at, "busy"}, err: "remove image busy: busy"},
+		{args: []string{"image", "import", at, "-"}, stdin: "an archive", want: "example.org/a:1\n"},
+		{args: []string{"image", "export", at, "example.org/a:1"}, want: "an archive"},
+		{args: []string{"image", "import", at}, err: "name one archive"},
+		{args: []string{"image", "ls", "--endpoint", "/nowhere/cri.sock"}, err: "no daemon at /nowhere/cri.sock"},
+	} {
+		out, err := run(t, tt.stdin, tt.args...)
+		if tt.err == "" && (err != nil || out != tt.want) || tt.err != "" && (err == nil || !strings.Contains(message(err), tt.err)) {
+			t.Errorf("%v = %q, %v; want %q, %q", tt.args, out, err, tt.want, tt.err)
+		}
+	}
+	path := filepath.Join(t.TempDir(), "a.tar")
+	if _, err := run(t, "", "image", "export", at, "-o", path, "a"); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(path); err != nil || string(b) != "an archive" {
+		t.Errorf("exported file = %q, %v; want the archive", b, err)
+	}
+	if _, err := run(t, "", "image", "import", at, path); err != nil {
+		t.Errorf("import of the exported file: %v", err)
+	}
+}
+
+func TestTimelineCommand(t *testing.T) {
+	cfg := testConfig(t)
+	startDaemon(t, cfg, &fakeNode{})
+	at := "--endpoint=" + cfg.Listen
+	want := `pod default/web (0123456789abc): 2.000 ms
+  namespaces     0.500 ms  ########
+  network        1.500 ms  #######################
+`
+	for _, args := range [][]string{{"timeline", at}, {"timeline", at, "0123"}} {
+		if out, err := run(t, "", args...); err != nil || out != want {
+			t.Errorf("%v = %v\n%s\nwant\n%s", args, err, out, want)
+		}
+	}
+	if out, err := run(t, "", "timeline", at, "--json"); err != nil || !strings.Contains(out, `"took": 500000`) {
+		t.Errorf("timeline --json = %s, %v; want nanoseconds", out, err)
+	}
+	if _, err := run(t, "", "timeline", at, "ff"); err == nil || !strings.Contains(message(err), "ff: not found") {
+		t.Errorf("timeline of an unknown ID = %v; want not found", err)
+	}
+}
+
+func TestSemantic(t *testing.T) {
+	for in, want := range map[string]string{
+		"v1.2.3": "1.2.3", "1.2.3-4-gabcdef0": "1.2.3-4-gabcdef0", "devel": "0.0.0-devel",
+		"4a2e383-dirty": "0.0.0-4a2e383-dirty", "v1.2": "0.0.0-v1.2", "a b": "0.0.0-a-b",
+	} {
+		if got := semantic(in); got != want {
+			t.Errorf("semantic(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
+func TestHelpAndCompletion(t *testing.T) {
+	out, err := run(t, "", "--help")
+	for _, want := range []string{"serve", "config", "image", "timeline", "version", "completion"} {
+		if err != nil || !strings.Contains(out, "\n   "+want) {
+			t.Errorf("--help = %v, without %s:\n%s", err, want, out)
+		}
+	}
+	if out, err := run(t, "", "completion", "bash"); err != nil || !strings.Contains(out, "complete") {
+		t.Errorf("completion bash = %q, %v; want a script", out, err)
+	}
+	if out, err := run(t, "", "version"); err != nil || !strings.HasPrefix(out, "cri-shim ") {
+		t.Errorf("version = %q, %v", out, err)
+	}
+	if _, err := run(t, "", "serv"); err == nil {
+		t.Error("serv = nil; want an error: there is no such command")
+	}
+}

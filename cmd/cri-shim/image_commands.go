@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/urfave/cli/v3"
+	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/cri"
+)
+
+func imageCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "image",
+		Usage: "list, pull, remove, import and export images",
+		Commands: []*cli.Command{{
+			Name:    "ls",
+			Aliases: []string{"list"},
+			Usage:   "list images",
+			Flags:   []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs only"}},
+			Action:  listImages,
+		}, {
+			Name:      "pull",
+			Usage:     "pull images from their registries and print their IDs",
+			ArgsUsage: "IMAGE...",
+			Flags: []cli.Flag{endpointFlag(), &cli.StringFlag{
+				Name:    "creds",
+				Usage:   "`USER:PASSWORD` for the registry; in the environment nobody sees them with ps",
+				Sources: cli.EnvVars("CRI_SHIM_CREDS"),
+			}},
+			Action: pullImages,
+		}, {
+			Name:      "rm",
+			Aliases:   []string{"remove"},
+			Usage:     "remove images; one that is not there is no error",
+			ArgsUsage: "IMAGE...",
+			Flags:     []cli.Flag{endpointFlag()},
+			Action:    removeImages,
+		}, {
+			Name:      "import",
+			Usage:     "import images from an archive: an OCI image layout or the output of docker save",
+			ArgsUsage: "FILE|-",
+			Flags:     []cli.Flag{endpointFlag()},
+			Action:    importImages,
+		}, {
+			Name:      "export",
+			Usage:     "export images as an OCI image layout that docker load takes as well",
+			ArgsUsage: "IMAGE...",
+			Flags: []cli.Flag{endpointFlag(), &cli.StringFlag{
+				Name: "output", Aliases: []string{"o"}, Usage: "`FILE` to write, - for standard output", Value: "-",
+			}},
+			Action: exportImages,
+		}},
+	}
+}
+
+// withImages calls f with a client of the daemon's image service.
+func withImages(cmd *cli.Command, f func(pb.ImageServiceClient) error) error {
+	conn, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return f(pb.NewImageServiceClient(conn))
+}
+
+// someImages are a command's arguments, at least one.
+func someImages(cmd *cli.Command) ([]string, error) {
+	if !cmd.Args().Present() {
+		return nil, fmt.Errorf("image %s: name at least one image", cmd.Name)
+	}
+	return cmd.Args().Slice(), nil
+}
+
+func listImages(ctx context.Context, cmd *cli.Command) error {
+	return withImages(cmd, func(c pb.ImageServiceClient) error {
+		resp, err := c.ListImages(ctx, &pb.ListImagesRequest{})
+		if err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(cmd.Root().Writer, 0, 0, 2, ' ', 0)
+		if !cmd.Bool("quiet") {
+			fmt.Fprintln(w, "IMAGE\tID\tSIZE")
+		}
+		for _, img := range resp.Images {
+			if cmd.Bool("quiet") {
+				fmt.Fprintln(w, img.Id)
+				continue
+			}
+			names := img.RepoTags
+			if len(names) == 0 {
+				names = img.RepoDigests
+			}
+			if len(names) == 0 {
+				names = []string{"<none>"}
+			}
+			for _, name := range names {
+				fmt.Fprintf(w, "%s\t%.12s\t%s\n", name, strings.TrimPrefix(img.Id, "sha256:"), size(img.Size))
+			}
+		}
+		return w.Flush()
+	})
+}
+
+// size in the decimal units that registries and docker use.
+func size(n uint64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.1f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	}
+	return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+}
+
+func pullImages(ctx context.Context, cmd *cli.Command) error {
+	refs, err := someImages(cmd)
+	if err != nil {
+		return err
+	}
+	var auth *pb.AuthConfig
+	if creds := cmd.String("creds"); creds != "" {
+		user, password, ok := strings.Cut(creds, ":")
+		if !ok {
+			return errors.New("image pull: --creds: want USER:PASSWORD")
+		}
+		auth = &pb.AuthConfig{Username: user, Password: password}
+	}
+	return withImages(cmd, func(c pb.ImageServiceClient) error {
+		for _, ref := range refs {
+			resp, err := c.PullImage(ctx, &pb.PullImageRequest{Image: &pb.ImageSpec{Image: ref}, Auth: auth})
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(cmd.Root().Writer, resp.ImageRef)
+		}
+		return nil
+	})
+}
+
+func removeImages(ctx context.Context, cmd *cli.Command) error {
+	refs, err := someImages(cmd)
+	if err != nil {
+		return err
+	}
+	return withImages(cmd, func(c pb.ImageServiceClient) error {
+		for _, ref := range refs {
+			if _, err := c.RemoveImage(ctx, &pb.RemoveImageRequest{Image: &pb.ImageSpec{Image: ref}}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func importImages(ctx context.Context, cmd *cli.Command) error {
+	if cmd.Args().Len() != 1 {
+		return errors.New("image import: name one archive, or - for standard input")
+	}
+	archive := cmd.Root().Reader
+	if path := cmd.Args().First(); path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		archive = f
+	}
+	conn, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	names, err := cri.NewAdminClient(conn).Import(ctx, archive)
+	for _, name := range names {
+		fmt.Fprintln(cmd.Root().Writer, name)
+	}
+	return err
+}
+
+func exportImages(ctx context.Context, cmd *cli.Command) error {
+	refs, err := someImages(cmd)
+	if err != nil {
+		return err
+	}
+	conn, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	export := func(w io.Writer) error { return cri.NewAdminClient(conn).Export(ctx, w, refs) }
+	path := cmd.String("output")
+	if path == "-" {
+		if isTerminal(cmd.Root().Writer) {
+			return errors.New("image export: an archive does not belong on a terminal: use --output FILE or a pipe")
+		}
+		return export(cmd.Root().Writer)
+	}
+	return writeWhole(path, export)
+}
+
+// writeWhole writes a file that is complete or not there.
+func writeWhole(path string, write func(io.Writer) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	err = errors.Join(write(f), f.Chmod(0o644), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	return err == nil && st.Mode()&os.ModeCharDevice != 0 && f.Name() != os.DevNull
+}

@@ -1,0 +1,52 @@
+// Command cri-shim is a Kubernetes node runtime: the daemon that the kubelet and crictl talk
+// to, and the administrator's commands.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/urfave/cli/v3"
+	"google.golang.org/grpc/status"
+)
+
+func main() {
+	if err := newCommand().Run(context.Background(), os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, "cri-shim: "+message(err))
+		os.Exit(1)
+	}
+}
+
+// message is what a person reads of an error: of a call's status, the text alone.
+func message(err error) string {
+	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return status.Convert(err).Message()
+	}
+	return err.Error()
+}
+
+// newCommand is the tree of commands.
+func newCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "cri-shim",
+		Usage: "run Kubernetes pods on this node",
+		Description: "cri-shim serve is what the kubelet's containerRuntimeEndpoint and crictl connect to.\n" +
+			"The other commands help the administrator; most talk to the running daemon.",
+		Version:               versionText(),
+		EnableShellCompletion: true,
+		ConfigureShellCompletionCommand: func(c *cli.Command) {
+			c.Hidden = false
+			c.Usage = "print a completion script for bash, zsh, fish or pwsh"
+		},
+		// Errors are returned to main, which prints them once.
+		ExitErrHandler: func(context.Context, *cli.Command, error) {},
+		Commands: []*cli.Command{
+			serveCommand(),
+			configCommand(),
+			imageCommand(),
+			timelineCommand(),
+			versionCommand(),
+		},
+	}
+}

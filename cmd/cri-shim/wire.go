@@ -1,0 +1,219 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/containerd/platforms"
+
+	"github.com/cri-shim/cri-shim/cni"
+	"github.com/cri-shim/cri-shim/cri"
+	"github.com/cri-shim/cri-shim/image"
+	"github.com/cri-shim/cri-shim/internal/config"
+	"github.com/cri-shim/cri-shim/internal/payload"
+	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// Limits that no client gives. An operation includes a pull of nothing, so two minutes is
+// what the kubelet's own runtime-request-timeout allows it.
+const (
+	operationTimeout = 2 * time.Minute
+	cleanupTimeout   = 2 * time.Minute
+)
+
+// parts are what a node is assembled from.
+type parts struct {
+	store    *image.Store
+	networks *cni.Networks
+	groups   *cgroup.Host
+	manager  *sandbox.Manager
+}
+
+// assemble makes the node from the packages that do the work, each behind its port.
+func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, err error) {
+	p := &parts{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.close())
+		}
+	}()
+	if p.store, err = openStore(ctx, cfg, log); err != nil {
+		return nil, err
+	}
+	p.networks, err = cni.New(cni.Config{
+		ConfDir: cfg.CNIConfDir, BinDirs: cfg.CNIBinDirs, CacheDir: filepath.Join(cfg.Root, "cni"),
+		Timeout: cfg.CNITimeout.Duration, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if p.groups, err = cgroup.Detect(); err != nil {
+		return nil, err
+	}
+	images := newPodImages(p.store, log)
+	runtime, err := newPodRuntime(cfg, p.groups, images, log)
+	if err != nil {
+		return nil, err
+	}
+	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
+		return nil, err
+	}
+	images.holdVolumes(p.manager.Containers())
+	return &node{close: p.close, services: cri.Options{
+		Runtime:  podDefaults{p.manager, defaultSysctls(cfg)},
+		Images:   criImages{p.store},
+		Handlers: []cri.Handler{{RecursiveReadOnly: true}},
+		Features: cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
+		Name:     "cri-shim",
+		Version:  semantic(version.Version()),
+		Info:     p.info(cfg),
+	}}, nil
+}
+
+func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podImages, runtime *podRuntime, log *slog.Logger) (*sandbox.Manager, error) {
+	supervisor, err := payload.Supervisor(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	initProgram, err := payload.Init(cfg.State)
+	if err != nil {
+		return nil, err
+	}
+	procs, err := supervisorGroup(p.groups, cfg.SupervisorCgroup)
+	if err != nil {
+		return nil, err
+	}
+	return sandbox.New(ctx, sandbox.Config{
+		Root:              cfg.Root,
+		State:             cfg.State,
+		NetnsDir:          cfg.NetnsDir,
+		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram},
+		SupervisorProcs:   procs,
+		PodsPerSupervisor: cfg.PodsPerSupervisor,
+		OperationTimeout:  operationTimeout,
+		CleanupTimeout:    cleanupTimeout,
+		KillTimeout:       cfg.KillTimeout.Duration,
+		ReconcileInterval: cfg.ReconcileInterval.Duration,
+		LogLineMax:        int(cfg.LogLineMax),
+		ExecOutputMax:     int(cfg.ExecSyncOutputLimit),
+		Network:           podNetwork{p.networks},
+		Images:            images,
+		Runtime:           runtime,
+		Log:               log,
+	})
+}
+
+func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*image.Store, error) {
+	c := image.Config{
+		Root:                   filepath.Join(cfg.Root, "images"),
+		RegistryConfigDir:      cfg.RegistryConfigDirs,
+		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
+		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
+		Log:                    log,
+	}
+	if cfg.ImagePlatform != "" {
+		p, err := platforms.Parse(cfg.ImagePlatform)
+		if err != nil {
+			return nil, fmt.Errorf("image_platform: %w", err)
+		}
+		c.Platform = &p
+	}
+	return image.Open(ctx, c)
+}
+
+// supervisorGroup makes the supervisors' control group and returns the files by which a
+// process enters it.
+func supervisorGroup(groups *cgroup.Host, at string) ([]string, error) {
+	g, err := groups.Create(at, nil)
+	if err != nil {
+		return nil, fmt.Errorf("supervisor_cgroup: %w", err)
+	}
+	var procs []string
+	for _, tasks := range g.TaskFiles() { // cgroup v1
+		procs = append(procs, path.Join(path.Dir(tasks), "cgroup.procs"))
+	}
+	if len(procs) > 0 {
+		return procs, nil
+	}
+	dir, err := g.Dir()
+	if err != nil {
+		return nil, fmt.Errorf("supervisor_cgroup: %w", err)
+	}
+	defer dir.Close()
+	return []string{path.Join(dir.Name(), "cgroup.procs")}, nil
+}
+
+// close lets go of everything in the opposite order; pods go on running.
+func (p *parts) close() error {
+	var errs []error
+	if p.manager != nil {
+		p.manager.Close()
+	}
+	if p.groups != nil {
+		errs = append(errs, p.groups.Close())
+	}
+	if p.networks != nil {
+		p.networks.Close()
+	}
+	if p.store != nil {
+		errs = append(errs, p.store.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// info is what a verbose Status tells beyond the CRI's fields.
+func (p *parts) info(cfg *config.Config) func() map[string]any {
+	return func() map[string]any {
+		file, name, plugins := p.networks.Loaded()
+		return map[string]any{
+			"config":  cfg,
+			"commit":  version.Commit(),
+			"cgroups": p.groups.Mode().String(),
+			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
+			"problems": slices.Concat(
+				texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
+		}
+	}
+}
+
+func texts[T any](in []T) []string {
+	out := make([]string, 0, len(in))
+	for _, v := range in {
+		out = append(out, fmt.Sprint(v))
+	}
+	return out
+}
+
+func badRecords(in []sandbox.BadRecord) []string {
+	out := make([]string, 0, len(in))
+	for _, b := range in {
+		out = append(out, b.Path+": "+b.Err.Error())
+	}
+	return out
+}
+
+// podDefaults adds to a pod what the administrator wants every pod to have.
+type podDefaults struct {
+	*sandbox.Manager
+	sysctls map[string]string
+}
+
+// defaultSysctls are for pods with a network of their own. One that the client sets wins.
+func defaultSysctls(cfg *config.Config) map[string]string {
+	sysctls := map[string]string{}
+	if cfg.EnableUnprivilegedPorts {
+		sysctls["net.ipv4.ip_unprivileged_port_start"] = "0"
+	}
+	if cfg.EnableUnprivilegedICMP {
+		sysctls["net.ipv4.ping_group_range"] = "0 2147483647"
+	}
+	return sysctls
+}

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/cri"
+	"github.com/cri-shim/cri-shim/image"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// podImages is sandbox.Images over the image store.
+type podImages struct {
+	store *image.Store
+	log   *slog.Logger
+
+	mu sync.Mutex
+	// held has the images of containers: they are needed after a client has removed them.
+	held   map[string]*image.Image // by ID
+	owners map[string]map[string]bool
+}
+
+func newPodImages(s *image.Store, log *slog.Logger) *podImages {
+	return &podImages{store: s, log: log, held: map[string]*image.Image{}, owners: map[string]map[string]bool{}}
+}
+
+// get finds an image that the store lists or that a container holds.
+func (i *podImages) get(ref string) (*image.Image, error) {
+	img, err := i.store.Get(ref)
+	if err == nil {
+		return img, nil
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if img := i.held[ref]; img != nil {
+		return img, nil
+	}
+	return nil, err
+}
+
+// Resolve implements sandbox.Images.
+func (i *podImages) Resolve(ref string) (*sandbox.Image, error) {
+	img, err := i.get(ref)
+	if err != nil {
+		return nil, err
+	}
+	out := &sandbox.Image{
+		ID: img.ID, Ref: img.ID, StopSignal: img.Config.Config.StopSignal,
+		Volumes: slices.Sorted(maps.Keys(img.Config.Config.Volumes)),
+	}
+	if len(img.RepoDigests) > 0 {
+		out.Ref = img.RepoDigests[0]
+	} else if len(img.RepoTags) > 0 {
+		out.Ref = img.RepoTags[0]
+	}
+	return out, nil
+}
+
+// Hold implements sandbox.Images.
+func (i *podImages) Hold(id, owner string) error {
+	img, getErr := i.get(id)
+	if err := i.store.Hold(id, owner); err != nil {
+		return err
+	}
+	if getErr != nil {
+		return nil // removed under a container of the last daemon
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.held[img.ID] = img
+	if i.owners[owner] == nil {
+		i.owners[owner] = map[string]bool{}
+	}
+	i.owners[owner][img.ID] = true
+	return nil
+}
+
+// Release implements sandbox.Images.
+func (i *podImages) Release(owner string) {
+	if err := i.store.Release(owner); err != nil {
+		i.log.Warn("release image", "ctr", owner, "err", err)
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	ids := i.owners[owner]
+	delete(i.owners, owner)
+	for id := range ids {
+		used := false
+		for _, others := range i.owners {
+			used = used || others[id]
+		}
+		if !used {
+			delete(i.held, id)
+		}
+	}
+}
+
+// Rootfs implements sandbox.Images.
+func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir string) (*os.File, error) {
+	return i.store.Rootfs(ctx, c.ImageID, dir, image.RootfsOptions{})
+}
+
+// config is what an image says of its containers.
+func (i *podImages) config(id string) (ocispec.ImageConfig, error) {
+	img, err := i.get(id)
+	if err != nil {
+		return ocispec.ImageConfig{}, err
+	}
+	return img.Config.Config, nil
+}
+
+// holdVolumes holds anew, after a restart, the images that containers have as volumes.
+func (i *podImages) holdVolumes(containers []*sandbox.Container) {
+	for _, c := range containers {
+		for _, m := range c.Config.Mounts {
+			if m.Image == nil || c.State() == sandbox.ContainerExited {
+				continue
+			}
+			if err := i.Hold(m.Image.Image, c.ID); err != nil {
+				i.log.Warn("hold image volume", "ctr", c.ID, "image", m.Image.Image, "err", err)
+			}
+		}
+	}
+}
+
+// criImages is cri.Images over the image store.
+type criImages struct{ store *image.Store }
+
+func toCRI(img *image.Image) *cri.Image {
+	return &cri.Image{
+		ID: img.ID, RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: img.Size,
+		User: img.Config.Config.User, Pinned: img.Pinned,
+	}
+}
+
+// List implements cri.Images.
+func (i criImages) List(context.Context) ([]*cri.Image, error) {
+	all := i.store.List()
+	out := make([]*cri.Image, 0, len(all))
+	for _, img := range all {
+		out = append(out, toCRI(img))
+	}
+	return out, nil
+}
+
+// Get implements cri.Images.
+func (i criImages) Get(_ context.Context, ref string) (*cri.Image, error) {
+	img, err := i.find(ref)
+	if err != nil || img == nil {
+		return nil, err
+	}
+	return toCRI(img), nil
+}
+
+func (i criImages) find(ref string) (*image.Image, error) {
+	img, err := i.store.Get(ref)
+	if isNotFound(err) {
+		return nil, nil
+	}
+	return img, err
+}
+
+// Pull implements cri.Images.
+func (i criImages) Pull(ctx context.Context, ref string, c cri.Credentials) (string, error) {
+	var auth *image.Auth
+	if c != (cri.Credentials{}) {
+		auth = &image.Auth{
+			Username: c.Username, Password: c.Password, ServerAddress: c.ServerAddress,
+			IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+		}
+	}
+	img, err := i.store.Pull(ctx, ref, auth, image.PullOptions{})
+	if err != nil {
+		return "", err
+	}
+	return img.ID, nil
+}
+
+// Remove implements cri.Images. "Removing the image by a single tag will remove all of its
+// tags" (CRI RemoveImage), so it is removed by its ID.
+func (i criImages) Remove(ctx context.Context, ref string) error {
+	img, err := i.find(ref)
+	if err != nil || img == nil {
+		return err
+	}
+	return i.store.Remove(ctx, img.ID)
+}
+
+// Usage implements cri.Images.
+func (i criImages) Usage(ctx context.Context) ([]cri.FilesystemUsage, error) {
+	u, err := i.store.FSInfo(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []cri.FilesystemUsage{{Mountpoint: u.Mountpoint, UsedBytes: u.Bytes, Inodes: u.Inodes}}, nil
+}
+
+// Verbose implements cri.Images.
+func (i criImages) Verbose(_ context.Context, ref string) (map[string]any, error) {
+	img, err := i.store.Get(ref)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]any{
+		"config": img.Config, "manifestDigest": img.ManifestDigest, "layers": img.Layers, "pulledAt": img.PulledAt,
+	}, nil
+}
+
+func isNotFound(err error) bool { return errors.Is(err, image.ErrNotFound) }

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"context"
+	"maps"
+	"strings"
+
+	"github.com/cri-shim/cri-shim/internal/workload"
+)
+
+// RunPod lays the client's sysctls over the defaults.
+func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
+	if cfg.Security.Namespaces.Network != workload.ModeNode {
+		sysctls := maps.Clone(d.sysctls)
+		for name, value := range cfg.Sysctls {
+			delete(sysctls, strings.ReplaceAll(name, "/", "."))
+			sysctls[name] = value
+		}
+		with := *cfg
+		with.Sysctls = sysctls
+		cfg = &with
+	}
+	return d.Manager.RunPod(ctx, cfg)
+}

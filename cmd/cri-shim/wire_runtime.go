@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/internal/config"
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/oci"
+	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// joinedLater stands for a PID namespace that only the supervisor can name: it has the
+// process whose namespace it is.
+const joinedLater = "/proc/self/ns/pid"
+
+// podRuntime is sandbox.Runtime over the built-in runtime.
+type podRuntime struct {
+	oci    *oci.Runtime
+	groups *cgroup.Host
+	images *podImages
+	specs  *specStore
+	log    *slog.Logger
+	// staging is where an init puts its root before the pivot.
+	staging string
+}
+
+func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
+	staging := filepath.Join(cfg.State, "staging")
+	if err := os.MkdirAll(staging, 0o700); err != nil {
+		return nil, err
+	}
+	specs, err := openSpecStore(filepath.Join(cfg.Root, "specs"))
+	if err != nil {
+		return nil, err
+	}
+	r, err := oci.New(groups, oci.Config{
+		Staging: staging, AppArmorDefault: cfg.ApparmorProfile, Rlimits: rlimits(cfg.DefaultUlimits),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log, staging: staging}, nil
+}
+
+func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
+	var out []specs.POSIXRlimit
+	for _, u := range in {
+		out = append(out, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: u.Soft, Hard: u.Hard})
+	}
+	return out
+}
+
+// Check implements sandbox.Runtime.
+func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
+	env := sandbox.Environment{Namespaces: map[string]string{}}
+	// Any path will do where the pod has a namespace of its own.
+	ns := p.Config.Security.Namespaces
+	if ns.Network != workload.ModeNode {
+		env.Namespaces["network"], env.Namespaces["uts"] = "/proc/self/ns/net", "/proc/self/ns/uts"
+	}
+	if ns.IPC != workload.ModeNode {
+		env.Namespaces["ipc"] = "/proc/self/ns/ipc"
+	}
+	params, err := r.params(p, c, env)
+	if err != nil {
+		return err
+	}
+	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil }
+	return runtimeError(r.oci.Check(context.Background(), params))
+}
+
+// Prepare implements sandbox.Runtime.
+func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (_ *sandbox.Launch, err error) {
+	params, err := r.params(p, c, env)
+	if err != nil {
+		return nil, err
+	}
+	volumes, err := r.images.volumes(ctx, c)
+	defer func() {
+		if err != nil {
+			closeVolumes(volumes)
+		}
+	}()
+	if err != nil {
+		return nil, err
+	}
+	params.MountFiles = volumes
+	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil } // replaced by its file
+	prepared, err := r.oci.Prepare(ctx, params)
+	if err != nil {
+		return nil, runtimeError(err)
+	}
+	if err := r.specs.save(c.ID, prepared.Spec); err != nil {
+		return nil, errors.Join(err, prepared.Undo(ctx))
+	}
+	for _, w := range prepared.Warnings {
+		r.log.Warn("container", "ctr", c.ID, "err", w)
+	}
+	l := launch(prepared)
+	l.User = &prepared.User
+	return l, nil
+}
+
+// launch hands over what was prepared. The files that it opened are closed with the launch,
+// as are those that were handed in.
+func launch(p *oci.Prepared) *sandbox.Launch {
+	return &sandbox.Launch{
+		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
+		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup,
+	}
+}
+
+func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (oci.Params, error) {
+	img, err := r.images.config(c.ImageID)
+	if err != nil {
+		return oci.Params{}, err
+	}
+	params := oci.Params{
+		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &c.Config, Image: img, Root: env.Root,
+		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"]},
+		CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID),
+		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
+	}
+	switch c.Config.Security.Namespaces.PID {
+	case workload.ModeNode:
+		params.Namespaces.PID = oci.PIDHost
+	case workload.ModePod, workload.ModeTarget, "":
+		params.Namespaces.PID, params.Namespaces.PIDPath = oci.PIDJoin, joinedLater
+	}
+	for at, dir := range env.Volumes {
+		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: dir})
+	}
+	return params, nil
+}
+
+// PrepareExec implements sandbox.Runtime.
+func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, e sandbox.ExecSpec) (*sandbox.Launch, error) {
+	spec, err := r.specs.load(c.ID)
+	if err != nil {
+		return nil, err
+	}
+	prepared, err := r.oci.Exec(ctx, oci.ExecParams{
+		ContainerID: c.ID, CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
+		Command: e.Command, Terminal: e.Terminal, PID: e.PID,
+		Alive: func() error { return sameProcess(e.PID, c.PIDStart) },
+	})
+	if err != nil {
+		return nil, runtimeError(err)
+	}
+	return launch(prepared), nil
+}
+
+// sameProcess says whether a PID is still the process that began at start (0: unknown).
+func sameProcess(pid int, start uint64) error {
+	now, err := sys.StartTime(pid)
+	if err != nil || start != 0 && now != start {
+		return fmt.Errorf("%w: the container's process %d has ended", sandbox.ErrState, pid)
+	}
+	return nil
+}
+
+// PodInit implements sandbox.Runtime.
+func (r *podRuntime) PodInit(_ context.Context, p *sandbox.Pod) (_ *sandbox.Launch, err error) {
+	group, err := r.groups.Create(podInitGroup(p), nil)
+	if err != nil {
+		return nil, err
+	}
+	l := &sandbox.Launch{CloneFlags: sys.CloneNewPID | sys.CloneNewNS}
+	defer func() {
+		if err != nil {
+			l.Close()
+			ctx, cancel := context.WithTimeout(context.Background(), removeGroupTimeout)
+			defer cancel()
+			err = errors.Join(err, group.Remove(ctx))
+		}
+	}()
+	if r.groups.Mode() == cgroup.V2 {
+		if l.Cgroup, err = group.Dir(); err != nil {
+			return nil, err
+		}
+	}
+	l.Message, err = initmsg.Encode(&initmsg.Message{
+		Mode: initmsg.ModePodInit, CgroupTasks: group.TaskFiles(), StartFile: initmsg.NoFile,
+		Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.staging},
+		Process: initmsg.Process{ConsoleFile: initmsg.NoFile},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// removeGroupTimeout bounds the removal of a group in which nothing has run.
+const removeGroupTimeout = 5 * time.Second
+
+// podInitGroup is beside the groups of the pod's containers.
+func podInitGroup(p *sandbox.Pod) string { return oci.CgroupPath(&p.Config, p.ID, "init-"+p.ID) }
+
+// Cleanup implements sandbox.Runtime.
+func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
+	return errors.Join(r.oci.Remove(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+}
+
+// CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.
+func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
+	init := podInitGroup(p)
+	err := r.oci.Remove(ctx, init)
+	if p.Config.CgroupParent == "" {
+		err = errors.Join(err, r.oci.Remove(ctx, path.Dir(init)))
+	}
+	return err
+}
+
+// runtimeError gives an error of the runtime its kind.
+func runtimeError(err error) error {
+	var field *oci.FieldError
+	if errors.As(err, &field) {
+		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
+	}
+	return err
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+
+	"github.com/cri-shim/cri-shim/image"
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox"
+)
+
+// volumes mounts the images that a container has as volumes: detached mounts by destination.
+// The images are held for the container until it is removed.
+func (i *podImages) volumes(ctx context.Context, c *sandbox.Container) (map[string]*os.File, error) {
+	var files map[string]*os.File
+	for n := range c.Config.Mounts {
+		m := &c.Config.Mounts[n]
+		if m.Image == nil {
+			continue
+		}
+		f, err := i.volume(ctx, c, m)
+		if err != nil {
+			return files, fmt.Errorf("config.mounts[%d].image: ImageVolumeMountFailed: %w", n, err)
+		}
+		if files == nil {
+			files = map[string]*os.File{}
+		}
+		files[path.Clean(m.ContainerPath)] = f
+	}
+	return files, nil
+}
+
+func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount) (*os.File, error) {
+	img, err := i.get(m.Image.Image)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.Hold(img.ID, c.ID); err != nil {
+		return nil, err
+	}
+	root, err := i.store.Rootfs(ctx, img.ID, "", image.RootfsOptions{Readonly: true})
+	if err != nil || m.ImageSubPath == "" {
+		return root, err
+	}
+	defer root.Close()
+	fd, err := sys.OpenInRoot(int(root.Fd()), m.ImageSubPath, os.O_RDONLY|sys.OpenDirectory, 0)
+	if err != nil {
+		return nil, fmt.Errorf("image_sub_path %q: %w", m.ImageSubPath, err)
+	}
+	dir := os.NewFile(uintptr(fd), m.ImageSubPath)
+	defer dir.Close()
+	// Of a detached mount the kernel clones a part since Linux 6.15.
+	f, err := sys.CloneTree(dir, true, nil)
+	if err != nil {
+		return nil, fmt.Errorf("image_sub_path %q: %w", m.ImageSubPath, err)
+	}
+	return f, nil
+}
+
+func closeVolumes(files map[string]*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
