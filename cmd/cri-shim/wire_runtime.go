@@ -9,12 +9,10 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/internal/config"
-	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci"
@@ -33,8 +31,6 @@ type podRuntime struct {
 	images *podImages
 	specs  *specStore
 	log    *slog.Logger
-	// staging is where an init puts its root before the pivot.
-	staging string
 }
 
 func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
@@ -52,7 +48,7 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log, staging: staging}, nil
+	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log}, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
@@ -173,41 +169,13 @@ func sameProcess(pid int, start uint64) error {
 }
 
 // PodInit implements sandbox.Runtime.
-func (r *podRuntime) PodInit(_ context.Context, p *sandbox.Pod) (_ *sandbox.Launch, err error) {
-	group, err := r.groups.Create(podInitGroup(p), nil)
+func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Launch, error) {
+	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{})
 	if err != nil {
-		return nil, err
+		return nil, runtimeError(err)
 	}
-	l := &sandbox.Launch{CloneFlags: sys.CloneNewPID | sys.CloneNewNS}
-	defer func() {
-		if err != nil {
-			l.Close()
-			ctx, cancel := context.WithTimeout(context.Background(), removeGroupTimeout)
-			defer cancel()
-			err = errors.Join(err, group.Remove(ctx))
-		}
-	}()
-	if r.groups.Mode() == cgroup.V2 {
-		if l.Cgroup, err = group.Dir(); err != nil {
-			return nil, err
-		}
-	}
-	l.Message, err = initmsg.Encode(&initmsg.Message{
-		Mode: initmsg.ModePodInit, CgroupTasks: group.TaskFiles(), StartFile: initmsg.NoFile,
-		Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.staging},
-		Process: initmsg.Process{ConsoleFile: initmsg.NoFile},
-	})
-	if err != nil {
-		return nil, err
-	}
-	return l, nil
+	return launch(prepared), nil
 }
-
-// removeGroupTimeout bounds the removal of a group in which nothing has run.
-const removeGroupTimeout = 5 * time.Second
-
-// podInitGroup is beside the groups of the pod's containers.
-func podInitGroup(p *sandbox.Pod) string { return oci.CgroupPath(&p.Config, p.ID, "init-"+p.ID) }
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
@@ -216,7 +184,7 @@ func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.
 func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
-	init := podInitGroup(p)
+	init := oci.PodInitCgroup(&p.Config, p.ID)
 	err := r.oci.Remove(ctx, init)
 	if p.Config.CgroupParent == "" {
 		err = errors.Join(err, r.oci.Remove(ctx, path.Dir(init)))
