@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -174,7 +175,7 @@ func (p *parts) info(cfg *config.Config) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
 		return map[string]any{
-			"config":  cfg,
+			"config":  configByKey(cfg),
 			"commit":  version.Commit(),
 			"cgroups": p.groups.Mode().String(),
 			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
@@ -182,6 +183,16 @@ func (p *parts) info(cfg *config.Config) func() map[string]any {
 				texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
 		}
 	}
+}
+
+// configByKey has the configuration under the keys of its file.
+func configByKey(cfg *config.Config) map[string]any {
+	v := reflect.ValueOf(*cfg)
+	out := make(map[string]any, v.NumField())
+	for i := range v.NumField() {
+		out[v.Type().Field(i).Tag.Get("toml")] = v.Field(i).Interface()
+	}
+	return out
 }
 
 func texts[T any](in []T) []string {

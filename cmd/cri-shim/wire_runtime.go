@@ -27,7 +27,6 @@ const joinedLater = "/proc/self/ns/pid"
 // podRuntime is sandbox.Runtime over the built-in runtime.
 type podRuntime struct {
 	oci    *oci.Runtime
-	groups *cgroup.Host
 	images *podImages
 	specs  *specStore
 	log    *slog.Logger
@@ -48,7 +47,7 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, groups: groups, images: images, specs: specs, log: log}, nil
+	return &podRuntime{oci: r, images: images, specs: specs, log: log}, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
