@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
 )
 
 // TestCVE_2016_9962: a process of the container must not get at the init of an
@@ -39,8 +41,10 @@ func TestCVE_2016_9962(t *testing.T) {
 	b.m.StartFile = b.file(f)
 	b.m.Process.UID, b.m.Process.GID = 0, 0 // the attacker's, with no more rights
 	e := b.start()
-	if n, err := e.sync.Read(make([]byte, 1)); n != 1 {
-		t.Fatal("the init is not ready: ", err)
+	frame := make([]byte, 4096)
+	n, _ := e.sync.Read(frame)
+	if ready, _, err := initmsg.DecodeReport(frame[:n]); err != nil || ready == nil || ready.Kind != initmsg.KindReady {
+		t.Fatal("the init is not ready: ", ready, err)
 	}
 	child := strings.TrimSpace(read(t, "/proc/"+itoa(e.cmd.Process.Pid)+"/task/"+itoa(e.cmd.Process.Pid)+"/children"))
 	inside := ""
@@ -56,6 +60,6 @@ func TestCVE_2016_9962(t *testing.T) {
 	w.Close()
 	c.cmd.Wait()
 	want(t, "what the attacker sees", c.out.String(), "denied")
-	read(t, gate)
-	e.cmd.Wait()
+	e.sync.Close()
+	e.cmd.Wait() // the end of the namespace's PID 1 has ended it too
 }

@@ -3,8 +3,6 @@ package initproc_test
 import (
 	"os"
 	"testing"
-
-	"golang.org/x/sys/unix"
 )
 
 // TestCVE_2024_21626: a host directory that the parent has leaked is no way
@@ -30,7 +28,7 @@ func TestCVE_2024_21626(t *testing.T) {
 		b = newBox(t, "")
 		leak(b)
 		b.m.Process.Args = []string{"/proc/self/fd/" + itoa(fd) + "/usr/bin/true"}
-		b.fails("exec", unix.ENOENT, "")
+		b.fails("exec", 0, "/proc/self/fd/")
 		pid := sleeper(t, nil)
 		b = newExec(t, pid, "pwd; ls")
 		leak(b)
