@@ -54,6 +54,7 @@ type box struct {
 	files     []*os.File
 	stdin     string
 	stdinFile *os.File
+	wrap      []string // runs the init
 }
 
 func needRoot(t testing.TB) {
@@ -202,7 +203,8 @@ func (b *box) launch() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &child{t: b.t, sync: syncR, cmd: exec.Command(initBinary)}
+	args := append(b.wrap, initBinary)
+	c := &child{t: b.t, sync: syncR, cmd: exec.Command(args[0], args[1:]...)}
 	c.cmd.Env = []string{"GOGC=off"}
 	c.cmd.Dir = "/"
 	c.cmd.Stdin = strings.NewReader(b.stdin)
