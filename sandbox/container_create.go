@@ -65,7 +65,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		return "", err
 	}
 	defer free()
-	if err := m.ctrFiles.save(c.ID, &c.Container); err != nil { // the record comes first
+	if err := m.ctrFiles.create(c.ID, &c.Container); err != nil { // the record comes first
 		return "", err
 	}
 	m.mu.Lock()
