@@ -32,6 +32,9 @@ type Options struct {
 	MaxSize    int64     // bytes of the tar stream and of the files in it, each; 0 for no limit
 	MaxEntries int64     // 0 for no limit
 	Frame      io.Writer // receives the frame file that Reassemble needs; nil for none
+	// Replaced is an empty directory on the same file system. Contents that a later entry replaces are put aside
+	// there, for Reassemble; with nil they are deleted.
+	Replaced *os.File
 }
 
 // Result says what was unpacked.
@@ -76,6 +79,7 @@ type extractor struct {
 	order []string       // of cache, oldest first
 	// retired are descriptors to close before the next entry.
 	retired []int
+	aside   int64 // contents put aside so far
 	hidden  map[string]struct{}
 	// implied and dirTimes are keyed by the clean path of the entry, which may lead through links.
 	implied  map[string]struct{}
