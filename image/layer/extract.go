@@ -61,6 +61,8 @@ const (
 	maxCachedDirs  = 64
 )
 
+var zeros [copyBuffer]byte
+
 type times struct{ access, mod time.Time }
 
 type extractor struct {
@@ -96,7 +98,7 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
 	x := &extractor{
 		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
-		buf: make([]byte, copyBuffer), zero: make([]byte, copyBuffer),
+		buf:   make([]byte, copyBuffer),
 		cache: map[string]int{}, hidden: map[string]struct{}{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
 	}
@@ -333,7 +335,7 @@ func (x *extractor) writeFile(hdr *tar.Header, fd int, name string) (err error) 
 		if err != nil {
 			return fmt.Errorf("content at %d of %d bytes: %w", off, hdr.Size, err)
 		}
-		if n < blockSize || !bytes.Equal(x.buf[:n], x.zero[:n]) {
+		if n < blockSize || !bytes.Equal(x.buf[:n], zeros[:n]) {
 			if err := sys.WriteAt(fd, x.buf[:n], off); err != nil {
 				return fmt.Errorf("write: %w", err)
 			}
