@@ -120,7 +120,8 @@ func TestExportImport(t *testing.T) {
 	zst := registry.Files(map[string]string{"etc/.wh.a": "", "etc/b": "b"})
 	zst.Compression = registry.Zstd
 	one := add(t, r, "one", "v1", registry.Image{Layers: []registry.Layer{shared, zst}, Docker: true})
-	two := add(t, r, "two", "v1", registry.Image{Layers: []registry.Layer{shared}})
+	twice := registry.Entries([]tar.Header{{Name: "f", Typeflag: tar.TypeReg}, {Name: "f", Typeflag: tar.TypeReg}}, []string{"1", "2"})
+	two := add(t, r, "two", "v1", registry.Image{Layers: []registry.Layer{shared, twice}})
 	s := openStore(t, t.TempDir())
 	mustPull(t, s, r.Host()+"/one:v1")
 	mustPull(t, s, r.Host()+"/two:v1")

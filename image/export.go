@@ -214,11 +214,18 @@ func (e *exporter) layer(id digest.Digest, info *layerInfo) error {
 		return err
 	}
 	defer root.Close()
+	replaced, err := os.OpenFile(filepath.Join(dir, "replaced"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if replaced != nil {
+		defer replaced.Close()
+	}
 	if err := e.header(blobName(id), info.TarSize); err != nil {
 		return err
 	}
 	d := id.Algorithm().Digester()
-	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), frame, root); err != nil {
+	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), frame, root, replaced); err != nil {
 		if errors.Is(err, tar.ErrWriteTooLong) || errors.Is(err, layer.ErrInvalid) {
 			return errors.Join(ErrDigest, err)
 		}

@@ -322,6 +322,9 @@ func TestHold(t *testing.T) {
 		if n := len(s.List()); n != 0 {
 			t.Errorf("%s: List has %d images; want none", when, n)
 		}
+		if img, err := s.Held(p.ID.String()); err != nil || img.ID != p.ID.String() || len(img.RepoTags) != 0 {
+			t.Errorf("%s: Held() = %+v, %v; want the image without names", when, img, err)
+		}
 		fs := inRootfs(t, s, p.ID.String(), RootfsOptions{Readonly: true})
 		if b, err := os.ReadFile(fs + "/f"); string(b) != "x" {
 			t.Errorf("%s: f = %q, %v; want x", when, b, err)
