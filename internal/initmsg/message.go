@@ -4,7 +4,10 @@
 // build; its first byte is the version.
 package initmsg
 
-import "fmt"
+import (
+	"errors"
+	"strconv"
+)
 
 // Version is the first byte of every encoded message.
 const Version = 1
@@ -206,22 +209,29 @@ func Encode(m *Message) ([]byte, error) {
 	return c.buf, c.err
 }
 
+// decodeError is why a message cannot be read. It does without package fmt, whose
+// initialisation (package os, mostly) would be part of every start of a container.
+type decodeError struct{ cause error }
+
+func (e *decodeError) Error() string { return "init message: " + e.cause.Error() }
+func (e *decodeError) Unwrap() error { return e.cause }
+
 // Decode reads a message that Encode wrote. Byte slices alias data.
 func Decode(data []byte) (*Message, error) {
 	if len(data) == 0 {
-		return nil, fmt.Errorf("init message: %w", errShort)
+		return nil, &decodeError{errShort}
 	}
 	if data[0] != Version {
-		return nil, fmt.Errorf("init message: version %d, want %d", data[0], Version)
+		return nil, &decodeError{errors.New("version " + strconv.Itoa(int(data[0])) + ", want " + strconv.Itoa(Version))}
 	}
 	c := &codec{buf: data[1:], reading: true}
 	m := new(Message)
 	m.code(c)
 	if c.err != nil {
-		return nil, fmt.Errorf("init message: %w", c.err)
+		return nil, &decodeError{c.err}
 	}
 	if len(c.buf) != 0 {
-		return nil, fmt.Errorf("init message: %d bytes too many", len(c.buf))
+		return nil, &decodeError{errors.New(strconv.Itoa(len(c.buf)) + " bytes too many")}
 	}
 	return m, nil
 }
