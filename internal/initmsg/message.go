@@ -19,6 +19,14 @@ const (
 	FirstFile = 5
 )
 
+// Env is the environment to start the init with; the workload gets none of it. It
+// is for the Go runtime: no collection in so short a life, no look at the cgroup's
+// CPU limit, and no preemption signals, whose rt_sigreturn(2) a seccomp
+// profile might forbid between its loading and execve.
+func Env() []string {
+	return []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
+}
+
 // NoFile says that an optional file index is not set. Other values index the
 // files handed over after FirstFile: descriptor FirstFile+n.
 const NoFile = -1
@@ -144,7 +152,7 @@ type Process struct {
 	ExtraFiles uint32
 }
 
-// Root is the new root file system.
+// Root is the new root file system. A pod init only uses Staging.
 type Root struct {
 	// File is a detached mount to become the root, or NoFile: Path is bound then.
 	File int32
@@ -195,8 +203,10 @@ type Message struct {
 	CreateContainerHooks []Hook
 	StartContainerHooks  []Hook
 	State                []byte
-	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init opens it for
-	// writing, which blocks until the other side reads: the gate between create and start.
+	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends
+	// KindReady, opens the FIFO for writing, which blocks until the other side reads, and
+	// writes "0": the gate between create and start. The workload's user must be
+	// allowed to write to it.
 	StartFile int32
 	Process   Process
 }

@@ -48,6 +48,24 @@ func fastest(b *testing.B, round func()) {
 	b.ReportMetric(float64(least.Microseconds())/1000, "min-ms")
 }
 
+// BenchmarkExec is from fork to execve: without the workload and the end of its namespaces.
+func BenchmarkExec(b *testing.B) {
+	x := newBox(b, "")
+	kubelet(x)
+	x.m.Process.Args = []string{"/bin/true"}
+	least := time.Hour
+	for b.Loop() {
+		start := time.Now()
+		c := x.start()
+		if r := c.readReports(); len(r) != 0 {
+			b.Fatal(r[0])
+		}
+		least = min(least, time.Since(start))
+		c.cmd.Wait()
+	}
+	b.ReportMetric(float64(least.Microseconds())/1000, "min-ms")
+}
+
 // BenchmarkNamespaces is the kernel's share: busybox true in the same new namespaces.
 func BenchmarkNamespaces(b *testing.B) {
 	needRoot(b)
@@ -69,7 +87,7 @@ func BenchmarkTrue(b *testing.B) {
 func benchCommand(b *testing.B, flags uintptr, args ...string) {
 	fastest(b, func() {
 		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Env = initEnv
+		cmd.Env = initmsg.Env()
 		cmd.SysProcAttr = sysProcAttr(flags)
 		if err := cmd.Run(); err != nil && args[0] == busybox {
 			b.Fatal(err)

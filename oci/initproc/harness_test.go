@@ -23,9 +23,6 @@ const busybox = "/bin/busybox"
 
 var initBinary string
 
-// initEnv is for the Go runtime of the init: no collection, and no look at the cgroup's CPU limit.
-var initEnv = []string{"GOGC=off", "GOMAXPROCS=1"}
-
 // TestMain builds the init once.
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -208,7 +205,7 @@ func (b *box) launch() (*child, error) {
 	}
 	args := append(b.wrap, initBinary)
 	c := &child{t: b.t, sync: syncR, cmd: exec.Command(args[0], args[1:]...)}
-	c.cmd.Env = initEnv
+	c.cmd.Env = initmsg.Env()
 	c.cmd.Dir = "/"
 	c.cmd.Stdin = strings.NewReader(b.stdin)
 	if b.stdinFile != nil {
