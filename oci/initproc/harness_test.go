@@ -237,7 +237,10 @@ func (c *child) readReports() (all []*initmsg.Report) {
 		if err != nil || r == nil {
 			c.t.Fatalf("DecodeReport(%q) = %v, %v", data, r, err)
 		}
-		all, data = append(all, r), rest
+		if data = rest; r.Kind == initmsg.KindExecute {
+			continue // the last word of every start, and no news
+		}
+		all = append(all, r)
 	}
 	return all
 }
