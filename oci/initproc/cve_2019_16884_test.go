@@ -29,4 +29,13 @@ func TestCVE_2019_16884(t *testing.T) {
 	b.m.Sysctls = []initmsg.Sysctl{{Name: "kernel/shmmni", Value: "123"}}
 	want(t, "the real values", b.ok(), "321\n123")
 	want(t, "the fake file", read(t, victim), "")
+
+	// An exec enters with the fake already mounted.
+	swallowed := filepath.Join(fake, "self/oom_score_adj")
+	os.Remove(swallowed)
+	writeTo(t, swallowed, "", 0o666)
+	pid := sleeper(t, func(s *box) { s.m.Mounts, s.m.Masked, s.m.Readonly = b.m.Mounts, nil, nil })
+	e := newExec(t, pid, `cat /real/self/oom_score_adj`)
+	want(t, "the real value of an exec", e.ok(), "700")
+	want(t, "the fake file", read(t, swallowed), "")
 }

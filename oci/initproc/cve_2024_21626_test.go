@@ -27,7 +27,7 @@ func TestCVE_2024_21626(t *testing.T) {
 		}
 		b = newBox(t, "")
 		leak(b)
-		b.m.Process.Args = []string{"/proc/self/fd/" + itoa(fd) + "/usr/bin/true"}
+		b.m.Process.Args = []string{"/proc/self/fd/" + itoa(fd) + busybox, "true"}
 		b.fails("exec", 0, "/proc/self/fd/")
 		pid := sleeper(t, nil)
 		b = newExec(t, pid, "pwd; ls")

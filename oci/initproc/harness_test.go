@@ -205,7 +205,7 @@ func (b *box) launch() (*child, error) {
 	}
 	args := append(b.wrap, initBinary)
 	c := &child{t: b.t, sync: syncR, cmd: exec.Command(args[0], args[1:]...)}
-	c.cmd.Env = []string{"GOGC=off"}
+	c.cmd.Env = initmsg.Env()
 	c.cmd.Dir = "/"
 	c.cmd.Stdin = strings.NewReader(b.stdin)
 	if b.stdinFile != nil {
@@ -237,7 +237,10 @@ func (c *child) readReports() (all []*initmsg.Report) {
 		if err != nil || r == nil {
 			c.t.Fatalf("DecodeReport(%q) = %v, %v", data, r, err)
 		}
-		all, data = append(all, r), rest
+		if data = rest; r.Kind == initmsg.KindExecute {
+			continue // the last word of every start, and no news
+		}
+		all = append(all, r)
 	}
 	return all
 }

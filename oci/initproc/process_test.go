@@ -175,9 +175,9 @@ func TestCwdErrors(t *testing.T) {
 
 func TestSeccomp(t *testing.T) {
 	for _, nnp := range []bool{true, false} {
-		b := newBox(t, "mkdir /x 2>&1; true")
-		b.m.Process.NoNewPrivs, b.m.Process.Seccomp = nnp, deny(unix.SYS_MKDIR, unix.ENOANO)
-		want(t, "output", b.ok(), "mkdir: can't create directory '/x': No anode")
+		b := newBox(t, "hostname x 2>&1; true")
+		b.m.Process.NoNewPrivs, b.m.Process.Seccomp = nnp, deny(unix.SYS_SETHOSTNAME, unix.ENOANO)
+		want(t, "output", b.ok(), "hostname: sethostname: No anode")
 	}
 	// Only execve is called after a filter that is loaded last.
 	b := newBox(t, "")
@@ -360,10 +360,8 @@ func TestTerminal(t *testing.T) {
 	p.UID = 1000
 	c := b.start()
 	child.Close()
-	for _, r := range c.readReports() {
-		if r.Kind != initmsg.KindExecute {
-			t.Fatal(r)
-		}
+	if reports := c.readReports(); len(reports) > 0 {
+		t.Fatal(reports[0])
 	}
 	want(t, "terminal", readTerminal(t, conn), "/dev/pts/0\n33 99\non console\non tty\n88:0 1000\n88:0 1000\n0 1 2 3")
 	c.cmd.Wait()
