@@ -20,6 +20,9 @@ import (
 // helloTimeout bounds the first answer of a supervisor.
 const helloTimeout = 10 * time.Second
 
+// quitTimeout bounds the end of supervisors that hold nothing, when the daemon ends.
+const quitTimeout = 2 * time.Second
+
 // Programs are the two executables beside the daemon.
 type Programs struct{ Supervisor, Init *os.File }
 
@@ -303,12 +306,25 @@ func (c *client) list(ctx context.Context) ([]api.Process, error) {
 	}
 }
 
-// close lets go of the connections; the supervisors stay.
+// close lets go of the supervisors. Those that hold pods go on for the next daemon; the others end.
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
 	p.mu.Unlock()
 	p.background.Wait()
+	p.mu.Lock()
+	var idle []*client
+	for id, c := range p.clients {
+		if len(p.pods[id]) == 0 {
+			idle = append(idle, c)
+		}
+	}
+	p.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), quitTimeout)
+	defer cancel()
+	for _, c := range idle {
+		p.quit(ctx, c)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.clients {

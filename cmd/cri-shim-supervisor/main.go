@@ -26,6 +26,10 @@ func main() {
 }
 
 func run(log *slog.Logger) error {
+	// Executed from a descriptor, the process would be called by its number.
+	if err := os.WriteFile("/proc/self/comm", []byte("cri-shim-superv"), 0); err != nil {
+		return err
+	}
 	for _, procs := range os.Args[1:] {
 		if err := os.WriteFile(procs, []byte("0"), 0); err != nil {
 			return err

@@ -13,10 +13,10 @@ import (
 
 const privateEnv = "CRI_SHIM_TEST_PRIVATE_NETWORK"
 
-// RunPrivate is for TestMain: as root it runs the package's tests in network and mount namespaces that end with
-// them, with lo up, and returns their exit code. Without root they run where they are; see
-// NeedPrivate.
-func RunPrivate(m *testing.M) int {
+// RunPrivate is for TestMain: as root it runs the package's tests (a *testing.M, or what wraps one) in network and
+// mount namespaces that end with them, with lo up, and returns their exit code. Without root they run where they
+// are; see NeedPrivate.
+func RunPrivate(m interface{ Run() int }) int {
 	if os.Getenv(privateEnv) != "" {
 		if err := sys.LoopbackUp(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
