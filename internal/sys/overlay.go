@@ -75,6 +75,12 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 			return nil, fsError(fd, kv[0]+"="+kv[1], err)
 		}
 	}
+	if o.Upper != nil {
+		// No UUID of its own, which would be an xattr written to every upper directory (Linux 6.6).
+		if err := unix.FsconfigSetString(fd, "uuid", "null"); err != nil && !errors.Is(err, unix.EINVAL) {
+			return nil, fsError(fd, "uuid=null", err)
+		}
+	}
 	if o.Volatile && o.Upper != nil {
 		if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil && !errors.Is(err, unix.EINVAL) {
 			return nil, fsError(fd, "volatile", err)
