@@ -5,29 +5,34 @@
 set -uo pipefail
 usage="usage: leakcheck.sh snapshot|compare FILE"
 
-# Processes of ours, and all that live in other namespaces than this script: a container's. One find for
-# all links: a fork per process would take half a minute in an emulated guest.
+# Processes of ours, orphans that stayed in this checkout (where tests run), and all that live in other
+# namespaces than this script: a container's. One find for all links: a fork per process would take half a
+# minute in an emulated guest.
 processes() {
   local -A link
-  local path target pid comm exe stat fields what space
+  local path target pid comm exe stat fields what space root
+  root=$(realpath "${BASH_SOURCE[0]%/*}/..")
   while read -r path target; do
     link[$path]=$target
-  done < <(find /proc/[0-9]*/exe /proc/[0-9]*/ns/{pid,mnt,net} /proc/self/ns/{pid,mnt,net} -maxdepth 0 -printf '%p %l\n')
+  done < <(find /proc/[0-9]*/{exe,cwd} /proc/[0-9]*/ns/{pid,mnt,net} /proc/self/ns/{pid,mnt,net} -maxdepth 0 -printf '%p %l\n')
   for pid in /proc/[0-9]*; do
     exe=${link[$pid/exe]-}
     # Kernel threads have no executable.
     [ -n "$exe" ] && read -r comm < "$pid/comm" && read -r stat < "$pid/stat" || continue
+    # Behind the name's closing bracket: the state is the first field, the parent the second, the start
+    # time the 20th. A process id alone may come again.
+    read -r -a fields <<< "${stat##*) }"
     what=
     case $comm:$exe in
       cri-shim* | *:*cri-shim-* | *:*/cri-shim) what=ours ;;
-      *) for space in pid mnt net; do
-        [ "${link[$pid/ns/$space]-}" = "${link[/proc/self/ns/$space]}" ] || what="another $space namespace"
-      done ;;
+      *)
+        [[ ${fields[1]} != 1 || ${link[$pid/cwd]-}/ != "$root"/* ]] || what="an orphan in ${link[$pid/cwd]}"
+        for space in pid mnt net; do
+          [ "${link[$pid/ns/$space]-}" = "${link[/proc/self/ns/$space]}" ] || what="another $space namespace"
+        done
+        ;;
     esac
     [ -n "$what" ] || continue
-    # Behind the name's closing bracket: the state is the first field, the start time the 20th. A process
-    # id alone may come again.
-    read -r -a fields <<< "${stat##*) }"
     echo "process ${pid#/proc/} $comm $exe ($what, started at tick ${fields[19]})"
   done
 } 2>/dev/null
@@ -67,7 +72,7 @@ snapshot() {
   ip6tables-legacy-save 2>/dev/null | grep '^-A' | list ip6tables-legacy
   losetup -n -O NAME,BACK-FILE | list "loop device"
   ls -d /run/cri-shim* /var/lib/cri-shim* /var/run/cri-shim* | list path
-  find "${TMPDIR:-/tmp}" /tmp -mindepth 1 -maxdepth 1 \( -name 'cri-shim*' -o -name 'Test*' -o -name 'Fuzz*' -o -name 'Benchmark*' \) -printf 'path %p\n'
+  find "${TMPDIR:-/tmp}" -mindepth 1 -maxdepth 1 -printf 'path %p\n'
   sed 's/ .*//' /sys/kernel/security/apparmor/profiles | list "AppArmor profile"
   ipcs -m -q -s | grep '^0x' | cut -d' ' -f1,2 | list "System V IPC"
 } 2>/dev/null

@@ -9,8 +9,7 @@ cd "$(dirname "$(realpath "$0")")/.."
 mode=${1:-all}
 unset CRI_SHIM_LIBEXEC
 
-# Readable by all: user namespaces and the user nobody must get through. Short: a socket's path has
-# 107 bytes.
+# Readable by all: user namespaces and the user nobody must get through.
 work=$(mktemp -d "${TMPDIR:-/tmp}/cst.XXXXXX")
 chmod 0755 "$work"
 trap 'rm -rf --one-file-system "$work"' EXIT
@@ -24,14 +23,15 @@ check() { # NAME COMMAND...
 }
 
 build() {
-  [ -d cmd/cri-shim ] && { make -s build || return; }
+  make -s payload || return
+  [ ! -d cmd/cri-shim ] || make -s build || return
   # shellcheck disable=SC2086 # several patterns
   hack/testbin.sh "$work/bin" ${PACKAGES:-./...}
 }
 
 as_nobody() {
   if [ "$(id -u)" != 0 ]; then
-    TMPDIR=$work/tmp JOBS=2 hack/run-tests.sh "$work/bin" . "$work/nobody"
+    JOBS=2 hack/run-tests.sh "$work/bin" . "$work/nobody"
     return
   fi
   # A copy: the checkout may lie in a folder that only root may enter.
@@ -46,19 +46,18 @@ as_nobody() {
 }
 
 as_root() {
-  TMPDIR=$work/tmp CRI_SHIM_LIBEXEC=$PWD/internal/payload/files \
-    hack/run-tests.sh "$work/bin" . "$work/root"
+  # TMPDIR stays as it is: a folder of our own would make socket paths too long (107 bytes).
+  CRI_SHIM_LIBEXEC=$PWD/internal/payload/files hack/run-tests.sh "$work/bin" . "$work/root"
 }
 
 no_leftovers() {
   local status=0 left
-  TMPDIR=$work/tmp hack/leakcheck.sh compare "$work/before" || status=1
-  left=$(find "$work/tmp" "$work/nobody-tmp" -mindepth 1 -maxdepth 1 2>/dev/null)
-  [ -z "$left" ] || { echo "left in TMPDIR: ${left//$work\//}"; status=1; }
+  hack/leakcheck.sh compare "$work/before" || status=1
+  left=$(find "$work/nobody-tmp" -mindepth 1 -maxdepth 1)
+  [ -z "$left" ] || { echo "left by nobody: ${left//$work\//}"; status=1; }
   return $status
 }
 
-mkdir -p "$work/tmp"
 if [ "$mode" = all ] && [ "$(id -u)" != 0 ]; then
   echo "not root: only the tests that an unprivileged user can run"
   mode=unit

@@ -19,7 +19,6 @@ var (
 	ErrNotFound     = errors.New("image not found")
 	ErrUnauthorized = errors.New("registry denies access")
 	ErrUnavailable  = errors.New("registry unavailable")
-	ErrInvalid      = errors.New("invalid image")
 	ErrReference    = errors.New("invalid image reference")
 	ErrDigest       = errors.New("content does not match its digest")
 	ErrPlatform     = errors.New("image has no match for the platform")
@@ -27,6 +26,7 @@ var (
 	ErrStalled      = errors.New("no progress")
 	ErrStoreInUse   = errors.New("image store is in use by another process")
 	ErrClosed       = errors.New("image store is closed")
+	ErrInvalid      = layer.ErrInvalid
 	ErrTooLarge     = layer.ErrTooLarge
 )
 
@@ -37,14 +37,35 @@ func registryError(host string, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &status):
-		return fmt.Errorf("registry %s: %s %s: %s%s: %w", host, status.RequestMethod, status.RequestURL, status.Status,
-			registrySaid(status.Body), statusKind(status.StatusCode))
+		// Registries redirect to storage with signatures in the query.
+		text := strings.ReplaceAll(err.Error(), status.RequestURL, withoutQuery(status.RequestURL))
+		return &kindError{
+			text:  fmt.Sprintf("registry %s: %s%s", host, text, registrySaid(status.Body)),
+			kinds: []error{statusKind(status.StatusCode), err},
+		}
 	case errors.Is(err, docker.ErrInvalidAuthorization):
 		return fmt.Errorf("registry %s: %w: %w", host, ErrUnauthorized, err)
-	case errdefs.IsNotFound(err):
+	case errdefs.IsNotFound(err) && !errors.Is(err, ErrNotFound):
 		return fmt.Errorf("registry %s: %w: %w", host, ErrNotFound, err)
+	case errdefs.IsFailedPrecondition(err) && !errors.Is(err, ErrDigest):
+		// The client stops reading after the size that the manifest says.
+		return fmt.Errorf("registry %s: %w: %w", host, ErrDigest, err)
 	}
 	return fmt.Errorf("registry %s: %w", host, err)
+}
+
+// kindError is an error whose text says all, with the kinds that it matches.
+type kindError struct {
+	text  string
+	kinds []error
+}
+
+func (e *kindError) Error() string   { return e.text }
+func (e *kindError) Unwrap() []error { return e.kinds }
+
+func withoutQuery(url string) string {
+	u, _, _ := strings.Cut(url, "?")
+	return u
 }
 
 func statusKind(code int) error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -179,11 +180,9 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 	return info, os.Rename(tmp, dst)
 }
 
-// unpackInto runs the pipeline: fetch → digest of the blob → decompress | digest of the tar stream → unpack.
+// unpackInto makes fs/, frame and replaced/ below tmp.
 func (s *Store) unpackInto(ctx context.Context, tmp string, src fetcher, desc ocispec.Descriptor, id digest.Digest) (layer.Result, error) {
 	none := layer.Result{}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	fs := filepath.Join(tmp, "fs")
 	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil {
 		return none, err
@@ -199,15 +198,36 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, src fetcher, desc oc
 	}
 	defer frame.Close()
 
+	aside := filepath.Join(tmp, "replaced")
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return none, err
+	}
+	defer os.Remove(aside) // empty, for almost any archive
+	replaced, err := os.Open(aside)
+	if err != nil {
+		return none, err
+	}
+	defer replaced.Close()
+
+	return s.fetchInto(ctx, src, desc, id, dir, layer.Options{
+		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced,
+	})
+}
+
+// fetchInto runs the pipeline: fetch → digest of the blob → decompress | digest of the tar stream → unpack.
+func (s *Store) fetchInto(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest, dir *os.File, o layer.Options) (layer.Result, error) {
+	none := layer.Result{}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	blob := src.reader(ctx, desc)
 	defer blob.Close()
 	blobHash, diffHash := desc.Digest.Algorithm().Digester(), id.Algorithm().Digester()
 	raw := io.TeeReader(blob, blobHash.Hash())
-	res, err := s.unpackStream(ctx, cancel, raw, diffHash.Hash(), dir, frame)
+	res, err := unpackStream(ctx, raw, diffHash.Hash(), dir, o)
 	if blob.err != nil && ctx.Err() == nil {
 		return none, blob.err // and not what a decompressor made of it
 	}
-	if err != nil && ctx.Err() != nil {
+	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
 		return none, err
 	}
 	// A blob that is not the one promised explains whatever went wrong in it.
@@ -226,16 +246,14 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, src fetcher, desc oc
 	return res, nil
 }
 
-func (s *Store) unpackStream(ctx context.Context, cancel context.CancelFunc, raw io.Reader, diff io.Writer, dir, frame *os.File) (layer.Result, error) {
+func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.File, o layer.Options) (layer.Result, error) {
 	z, err := layer.Decompress(raw)
 	if err != nil {
 		return layer.Result{}, err
 	}
 	defer z.Close()
 	ahead := newReadAhead(z)
-	res, err := layer.Unpack(ctx, io.TeeReader(ahead, diff), dir, layer.Options{
-		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame,
-	})
+	res, err := layer.Unpack(ctx, io.TeeReader(ahead, diff), dir, o)
 	ahead.close()
 	return res, err
 }

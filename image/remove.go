@@ -114,6 +114,24 @@ func (s *Store) Hold(id, owner string) error {
 	return nil
 }
 
+// Held is Get that also finds, by its whole ID, an image that was removed while a container holds it: what its
+// configuration says is needed as long as the container is.
+func (s *Store) Held(refOrID string) (*Image, error) {
+	id, err := s.findHeld(refOrID)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if v := s.views[id]; v != nil {
+		return v, nil
+	}
+	if r := s.images[id]; r != nil {
+		return s.view(r), nil
+	}
+	return nil, fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
+}
+
 // findHeld finds an image, also one that was removed under a container.
 func (s *Store) findHeld(refOrID string) (digest.Digest, error) {
 	d, err := s.find(refOrID)

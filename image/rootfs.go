@@ -118,7 +118,7 @@ func (s *Store) readonlyRootfs(lower []*os.File, plain bool, o RootfsOptions) (*
 		defer e.Close()
 		lower = append(lower, e)
 	}
-	return sys.MountOverlay(sys.Overlay{Lower: lower, Context: o.SELinuxLabel, Readonly: true})
+	return sys.MountOverlay(sys.Overlay{Lower: lower, Context: o.SELinuxLabel, Readonly: true, Detached: o.UserNS != nil})
 }
 
 func (s *Store) writableRootfs(lower []*os.File, dir string, o RootfsOptions) (*os.File, error) {
@@ -140,7 +140,9 @@ func (s *Store) writableRootfs(lower []*os.File, dir string, o RootfsOptions) (*
 		return nil, err
 	}
 	defer w.Close()
-	return sys.MountOverlay(sys.Overlay{Lower: lower, Upper: upper, Work: w, Volatile: !o.Durable, Context: o.SELinuxLabel})
+	return sys.MountOverlay(sys.Overlay{
+		Lower: lower, Upper: upper, Work: w, Volatile: !o.Durable, Context: o.SELinuxLabel, Detached: o.UserNS != nil,
+	})
 }
 
 // makeUpper makes the upper directory: its attributes are those of the root directory that the container sees, so

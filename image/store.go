@@ -4,7 +4,8 @@
 // On disk, below the root:
 //
 //	layers/ALGO/HEX/     a verified layer, by diff ID: fs/ (the tree, with overlayfs's whiteouts), layer.json,
-//	                     frame (what the tar stream had besides file contents, for export)
+//	                     frame (what the tar stream had besides file contents, for export), and replaced/ (contents
+//	                     that a later entry replaced) if there are any
 //	images/ALGO/HEX/     an image, by ID: image.json, and attrs/ where it needs one (see attrs.go)
 //	ingest/              what is not verified; emptied at start
 //	trash/               what is being deleted

@@ -1,21 +1,16 @@
 package image
 
 import (
-	"archive/tar"
-	"context"
 	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
@@ -179,5 +174,3 @@ func layersOnDisk(t testing.TB, root string) []string {
 	}
 	return m
 }
-
-var _ = []any{tar.TypeDir, context.Canceled, http.StatusOK, sync.Mutex{}, digest.SHA256}

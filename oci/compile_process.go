@@ -297,7 +297,7 @@ func (c *compiler) seccompListener(s *specs.LinuxSeccomp) error {
 	if !filepath.IsAbs(s.ListenerPath) {
 		return fieldf("linux.seccomp.listenerPath", "%q is not an absolute path", s.ListenerPath)
 	}
-	// The init is its own process's runtime here: it knows no process ID but its own, and fills it in.
+	// The process IDs stay 0: there is no process yet when this is written.
 	state, err := json.Marshal(specs.ContainerProcessState{
 		Version: specs.Version, Fds: []string{specs.SeccompFdName}, Metadata: s.ListenerMetadata,
 		State: specs.State{

@@ -226,7 +226,9 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 }
 
 // PodInitCgroup is the group of a pod's init, beside those of its containers.
-func PodInitCgroup(pod *workload.Pod, podID string) string { return CgroupPath(pod, podID, podID) }
+func PodInitCgroup(pod *workload.Pod, podID string) string {
+	return CgroupPath(pod, podID, "init-"+podID)
+}
 
 // ExecParams is another process of a running container.
 type ExecParams struct {

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,27 +20,12 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/testtools"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 )
 
 const busybox = "/bin/busybox"
-
-var initBinary = sync.OnceValues(func() (string, error) {
-	out := filepath.Join(os.TempDir(), "cri-shim-init-test."+strconv.Itoa(os.Getpid()))
-	cmd := exec.Command("go", "build", "-o", out, "github.com/cri-shim/cri-shim/cmd/cri-shim-init")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if text, err := cmd.CombinedOutput(); err != nil {
-		return "", errors.New(string(text))
-	}
-	return out, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	os.Remove(filepath.Join(os.TempDir(), "cri-shim-init-test."+strconv.Itoa(os.Getpid())))
-	os.Exit(code)
-}
 
 // node is a Runtime on this machine, with an image to run.
 type node struct {
@@ -179,10 +163,7 @@ func (r *running) wait() error {
 // start launches what was prepared as a supervisor would.
 func (n *node) start(c *Prepared) *running {
 	n.t.Helper()
-	bin, err := initBinary()
-	if err != nil {
-		n.t.Fatal(err)
-	}
+	bin := filepath.Join(testtools.Binaries(n.t), "cri-shim-init")
 	msgR, msgW, err := os.Pipe()
 	if err != nil {
 		n.t.Fatal(err)
@@ -415,6 +396,11 @@ func TestExecUpdateStatsKill(t *testing.T) {
 // Whatever fails, no group and no descriptor stays behind.
 func TestPrepareLeavesNothing(t *testing.T) {
 	n := newNode(t, Config{})
+	first := n.params("true")
+	if err := n.prepare(first).Undo(t.Context()); err != nil { // v2 keeps the device program for the next container
+		t.Fatal(err)
+	}
+	first.Root.Close()
 	before := openFiles(t)
 	for name, change := range map[string]func(*Params){
 		"build":  func(p *Params) { p.Image.User = "who" },
@@ -532,5 +518,140 @@ func TestProfilesAreShared(t *testing.T) {
 	}
 	if len(p.filters) != 1 {
 		t.Errorf("%d filters are kept by address; want the default's alone", len(p.filters))
+	}
+}
+
+// mountTmpfs mounts a tmpfs of the test's own with the given propagation.
+func mountTmpfs(t *testing.T, propagation string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, args := range [][]string{{"-t", "tmpfs", "oci-test", dir}, {"--make-" + propagation, dir}} {
+		if out, err := exec.Command("mount", args...).CombinedOutput(); err != nil {
+			t.Skipf("mount %v: %v, %s", args, err, out)
+		}
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", "-R", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v, %s", err, out)
+		}
+	})
+	return dir
+}
+
+func TestPropagation(t *testing.T) {
+	n := newNode(t, Config{})
+	for _, tc := range []struct {
+		mode          string
+		toHost, toCtr string // "0" where a mount made on the other side is seen
+	}{
+		{mode: workload.PropagationPrivate, toHost: "1", toCtr: "1"},
+		{mode: workload.PropagationHostToContainer, toHost: "1", toCtr: "0"},
+		{mode: workload.PropagationBidirectional, toHost: "0", toCtr: "0"},
+	} {
+		t.Run(tc.mode, func(t *testing.T) {
+			dir := mountTmpfs(t, "shared")
+			for _, d := range []string{"a", "b"} {
+				if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p := n.params(`b=/bin/busybox
+$b mount -t tmpfs inside /vol/a && $b touch /vol/a/made
+i=0; while [ ! -e /vol/go ] && [ $i -lt 200 ]; do $b sleep 0.05; i=$((i+1)); done
+$b test -e /vol/b/made; echo seen $?
+`)
+			p.Pod.Security.Privileged, p.Container.Security.Privileged = true, true
+			p.Container.Mounts = []workload.Mount{{ContainerPath: "/vol", HostPath: dir, Propagation: tc.mode}}
+			r := n.start(n.prepare(p))
+			if len(r.failures) > 0 {
+				t.Fatalf("container: %q", r.failures)
+			}
+			if out, err := exec.Command("mount", "-t", "tmpfs", "outside", filepath.Join(dir, "b")).CombinedOutput(); err != nil {
+				t.Fatalf("mount: %v, %s", err, out)
+			}
+			write := func(name string) {
+				if err := os.WriteFile(filepath.Join(dir, name), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write("b/made")
+			got := "1"
+			for range 50 {
+				if _, err := os.Stat(filepath.Join(dir, "a/made")); err == nil {
+					got = "0"
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			write("go")
+			if err := r.wait(); err != nil {
+				t.Fatalf("container: %v, %q", err, r.out.String())
+			}
+			if got != tc.toHost {
+				t.Errorf("a mount of the container's seen on the host: %s; want %s", got, tc.toHost)
+			}
+			if out := strings.TrimSpace(r.out.String()); out != "seen "+tc.toCtr {
+				t.Errorf("a mount of the host's: %q; want %q", out, "seen "+tc.toCtr)
+			}
+		})
+	}
+	t.Run("not shared", func(t *testing.T) {
+		p := n.params("true")
+		p.Container.Mounts = []workload.Mount{{ContainerPath: "/v", HostPath: mountTmpfs(t, "private"), Propagation: workload.PropagationBidirectional}}
+		_, err := n.runtime.Prepare(t.Context(), p)
+		wantField(t, err, "mounts[0].propagation", "not shared")
+		n.removeParent(filepath.Dir(p.CgroupPath))
+	})
+}
+
+func TestDeviceAccess(t *testing.T) {
+	n := newNode(t, Config{})
+	p := n.params(`b=/bin/busybox
+$b dd if=/dev/only-read of=/dev/null count=1 bs=1 2>/dev/null; echo read $?
+echo x 2>/dev/null >/dev/only-read; echo write $?
+$b mknod /dev/other c 1 11; echo mknod $?
+$b dd if=/dev/other of=/dev/null count=1 bs=1 2>/dev/null; echo denied $?
+`)
+	p.Container.Devices = []workload.Device{{HostPath: "/dev/hwrng", ContainerPath: "/dev/only-read", Permissions: "r"}}
+	if f, err := os.Open("/dev/hwrng"); err != nil {
+		t.Skipf("needs a working /dev/hwrng: %v", err)
+	} else {
+		f.Close()
+	}
+	got := n.run(p)
+	if got["write"] == "0" || got["mknod"] != "0" || got["denied"] == "0" {
+		t.Errorf("device access = %v; want a device that may only be read, a node that can be made, and no access to it", got)
+	}
+}
+
+// A container in the PID namespace of its pod sees the pod's init.
+func TestSharedPIDNamespace(t *testing.T) {
+	n := newNode(t, Config{})
+	pod := &workload.Pod{}
+	id := "pid-" + strconv.Itoa(os.Getpid())
+	c, err := n.runtime.PodInit(t.Context(), pod, id, Namespaces{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := PodInitCgroup(pod, id)
+	t.Cleanup(func() {
+		c.Close()
+		if err := n.runtime.Remove(context.Background(), path); err != nil {
+			t.Error(err)
+		}
+		n.removeParent(filepath.Dir(path))
+	})
+	init := n.start(c)
+	defer func() {
+		init.process.Kill()
+		init.wait()
+	}()
+	p := n.params("echo comm $(/bin/busybox cat /proc/1/comm); /bin/busybox test $$ -gt 1; echo pid $?")
+	p.Namespaces.PID, p.Namespaces.PIDPath = PIDJoin, "/proc/"+strconv.Itoa(init.process.Pid)+"/ns/pid"
+	if got := n.run(p); got["comm"] != "pod-init" || got["pid"] != "0" {
+		t.Errorf("container of a shared PID namespace = %v; want pod-init as PID 1", got)
+	}
+	if k := n.prepare(p).KillGroup; len(k) == 0 {
+		t.Error("KillGroup of a container without a PID namespace of its own is empty")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -254,6 +255,15 @@ func TestUserDatabaseStaysInRoot(t *testing.T) {
 	}
 	if _, err = Build(t.Context(), testHost(), p); err == nil {
 		t.Error("Build with a passwd link to /dev/zero = nil error; want not found inside the root")
+	}
+	if err := os.Remove(link); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(link, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = Build(t.Context(), testHost(), p); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("Build with a FIFO for passwd = %v; want not a regular file", err)
 	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)

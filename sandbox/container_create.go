@@ -65,7 +65,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		return "", err
 	}
 	defer free()
-	if err := m.ctrFiles.save(c.ID, &c.Container); err != nil { // the record comes first
+	if err := m.ctrFiles.create(c.ID, &c.Container); err != nil { // the record comes first
 		return "", err
 	}
 	m.mu.Lock()
@@ -128,13 +128,12 @@ func makeLogDir(path string) error {
 	return os.MkdirAll(filepath.Dir(path), 0o755)
 }
 
-// makeLayer makes the container's own folder: its writable layer and the image's volumes.
+// makeLayer makes the container's own folder, with the image's volumes. The writable layer
+// is made in it when the root file system is mounted.
 func (m *Manager) makeLayer(c *ctr, img *Image) error {
 	dir := m.layerDir(c.ID)
-	for _, d := range []string{dir, filepath.Join(dir, "upper"), filepath.Join(dir, "work")} {
-		if err := os.Mkdir(d, 0o711); err != nil {
-			return err
-		}
+	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
 	}
 	for i := range img.Volumes {
 		if err := os.MkdirAll(filepath.Join(dir, "volumes", strconv.Itoa(i)), 0o755); err != nil {

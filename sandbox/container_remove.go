@@ -26,6 +26,9 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 		return err
 	}
 	defer free()
+	if _, err := m.container(c.ID); err != nil { // removed while we waited
+		return nil
+	}
 	if err := m.teardownContainer(ctx, c); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}

@@ -105,6 +105,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if err := m.recover(ctx); err != nil {
 		return nil, fmt.Errorf("recovery: %w", err)
 	}
+	m.pool.warm()
 	bg, stop := context.WithCancel(context.Background())
 	m.stop = stop
 	m.background.Go(func() { m.reconcileLoop(bg) })

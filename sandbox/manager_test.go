@@ -316,10 +316,10 @@ func TestRecoverInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := newID()
-	must(t, m.ctrFiles.save(id, &Container{ID: id, PodID: pod, Config: *containerConfig("half")}))
+	must(t, m.ctrFiles.create(id, &Container{ID: id, PodID: pod, Config: *containerConfig("half")}))
 	must(t, os.MkdirAll(filepath.Join(m.layerDir(id), "upper"), 0o700))
 	half := newID()
-	must(t, m.podFiles.save(half, &Pod{ID: half, Config: *podConfig("half"), Boot: m.boot, Attached: true}))
+	must(t, m.podFiles.create(half, &Pod{ID: half, Config: *podConfig("half"), Boot: m.boot, Attached: true}))
 	must(t, os.WriteFile(m.podFiles.path("garbage"), []byte("{"), 0o600))
 	m.Close()
 	m2 := h.manager()

@@ -55,7 +55,9 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 		return "", err
 	}
 	defer free()
-	if err := m.podFiles.save(p.ID, &p.Pod); err != nil { // the record comes first
+	p.Supervisor = m.pool.reserve(p.ID)
+	if err := m.podFiles.create(p.ID, &p.Pod); err != nil { // the record comes first
+		m.pool.free(ctx, p.Supervisor, p.ID)
 		return "", err
 	}
 	m.mu.Lock()
@@ -205,21 +207,42 @@ func (m *Manager) startPodInit(ctx context.Context, p *pod) error {
 	return pidfd.Close()
 }
 
-// supervisorOf returns the supervisor that holds the pod's processes, which is chosen at its first one.
+// supervisorOf returns the supervisor that holds the pod's processes. One that has died
+// is replaced as long as none of the pod's processes was in it.
 func (m *Manager) supervisorOf(ctx context.Context, p *pod) (*client, error) {
+	facts := m.snapshot(p)
+	c, err := m.pool.of(facts.Supervisor)
+	if err == nil || m.hadProcesses(facts) {
+		return c, err
+	}
 	free, err := m.locks.take(ctx, "supervisor of "+p.ID, "assignment")
 	if err != nil {
 		return nil, err
 	}
 	defer free()
-	if id := m.snapshot(p).Supervisor; id != "" {
-		return m.pool.of(id)
+	if c, err := m.pool.of(m.snapshot(p).Supervisor); err == nil {
+		return c, nil // another container was faster
 	}
-	c, err := m.pool.assign(ctx, p.ID)
-	if err != nil {
+	if c, err = m.pool.assign(ctx, p.ID); err != nil {
 		return nil, err
 	}
 	return c, m.updatePod(p, func(p *Pod) { p.Supervisor = c.id })
+}
+
+// hadProcesses tells whether anything of the pod was ever launched.
+func (m *Manager) hadProcesses(p *Pod) bool {
+	if m.sharesPID(p) && !p.ReadyAt.IsZero() {
+		return true
+	}
+	for _, c := range m.containersOf(p.ID) {
+		m.mu.Lock()
+		launched := !c.StartedAt.IsZero()
+		m.mu.Unlock()
+		if launched {
+			return true
+		}
+	}
+	return false
 }
 
 // launch hands a prepared process to a supervisor. If the answer does not come in

@@ -54,6 +54,10 @@ func (m *Manager) takePod(ctx context.Context, id, op string) (*pod, func(), err
 	if err != nil {
 		return nil, nil, err
 	}
+	if _, err := m.pod(p.ID); err != nil { // removed while we waited
+		free()
+		return nil, nil, nil
+	}
 	return p, free, nil
 }
 

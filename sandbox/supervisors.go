@@ -40,6 +40,9 @@ type pool struct {
 	clients map[string]*client
 	pods    map[string]map[string]bool // supervisor to its pods
 	closed  bool
+	// spawning: a spare supervisor is being started.
+	spawning   bool
+	background sync.WaitGroup
 }
 
 // of returns the client of a supervisor.
@@ -53,22 +56,57 @@ func (p *pool) of(id string) (*client, error) {
 	return c, nil
 }
 
-// assign puts a pod into a supervisor that has room, the fullest one so that others may empty.
-func (p *pool) assign(ctx context.Context, pod string) (*client, error) {
+// reserve puts a pod into a supervisor that has room, the fullest one so that others may
+// empty. Without any it returns "", and sees to it that the next pod finds one.
+func (p *pool) reserve(pod string) string {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	var best *client
+	room := 0
 	for id, c := range p.clients {
 		n := len(p.pods[id])
+		room += p.perPod - n
 		if n < p.perPod && (best == nil || n > len(p.pods[best.id]) || n == len(p.pods[best.id]) && id < best.id) {
 			best = c
 		}
 	}
-	if best != nil {
-		p.pods[best.id][pod] = true
+	if room <= spareRoom {
+		p.spawnSpare()
 	}
-	p.mu.Unlock()
-	if best != nil {
-		return best, nil
+	if best == nil {
+		return ""
+	}
+	p.pods[best.id][pod] = true
+	return best.id
+}
+
+// spareRoom is how few places may be left before another supervisor is started in the
+// background: a pod does not wait for one.
+const spareRoom = 2
+
+// spawnSpare starts a supervisor ahead of need; the lock is held.
+func (p *pool) spawnSpare() {
+	if p.spawning || p.closed {
+		return
+	}
+	p.spawning = true
+	p.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
+		defer cancel()
+		_, err := p.spawn(ctx)
+		if err != nil {
+			p.log.Error("start a spare supervisor", "err", err)
+		}
+		p.mu.Lock()
+		p.spawning = false
+		p.mu.Unlock()
+	})
+}
+
+// assign is reserve for a pod that needs its supervisor now.
+func (p *pool) assign(ctx context.Context, pod string) (*client, error) {
+	if id := p.reserve(pod); id != "" {
+		return p.of(id)
 	}
 	c, err := p.spawn(ctx)
 	if err != nil {
@@ -244,6 +282,15 @@ func (p *pool) recover(ctx context.Context) error {
 	return nil
 }
 
+// warm starts the first supervisor ahead of the first pod.
+func (p *pool) warm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.clients) == 0 {
+		p.spawnSpare()
+	}
+}
+
 // list returns all processes of a supervisor.
 func (c *client) list(ctx context.Context) ([]api.Process, error) {
 	var all []api.Process
@@ -263,6 +310,9 @@ func (c *client) list(ctx context.Context) ([]api.Process, error) {
 func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
+	p.mu.Unlock()
+	p.background.Wait()
+	p.mu.Lock()
 	var idle []*client
 	for id, c := range p.clients {
 		if len(p.pods[id]) == 0 {

@@ -71,6 +71,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	return &node{close: p.close, services: cri.Options{
 		Runtime:  podDefaults{p.manager, defaultSysctls(cfg)},
 		Images:   criImages{p.store},
+		Archives: archives{p.store},
 		Handlers: []cri.Handler{{RecursiveReadOnly: true}},
 		Features: cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		Name:     "cri-shim",

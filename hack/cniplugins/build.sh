@@ -8,6 +8,11 @@ plugins="main/bridge main/loopback main/ptp ipam/host-local ipam/static
 meta/bandwidth meta/firewall meta/portmap meta/tuning"
 
 here=$(cd "$(dirname "$0")" && pwd)
+if ! command -v go >/dev/null; then # a test guest: what the host has built is all there is
+	[ -e "$out/.stamp" ] && exit 0
+	echo "build.sh: no go command, and $out holds no plugins" >&2
+	exit 1
+fi
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 cd "$here"

@@ -21,6 +21,11 @@ case $tool in
   *) echo "build.sh: $tool: want crictl, critest, gotestsum or staticcheck" >&2; exit 2 ;;
 esac
 
+if ! command -v go > /dev/null; then # a test guest: what the host has built is all there is
+  [ -x "$out/$tool" ] && exit 0
+  echo "build.sh: no go command, and no $out/$tool" >&2
+  exit 1
+fi
 stamp=$({ cat go.mod go.sum "$here/build.sh"; go version; } | sha256sum | cut -d' ' -f1)
 [ -x "$out/$tool" ] && [ "$(cat "$out/$tool.stamp" 2>/dev/null)" = "$stamp" ] && exit 0
 

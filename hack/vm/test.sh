@@ -9,7 +9,10 @@ here=$(dirname "$(realpath "$0")")
 cd "$here/../.."
 
 "$here/build.sh"
-[ -d cmd/cri-shim ] && make -s build
+make -s payload
+[ ! -d cmd/cri-shim ] || make -s build
+hack/cniplugins/build.sh .cache/cni-bin
+for tool in crictl critest; do hack/tools/build.sh $tool; done
 mkdir -p .cache
 work=$(mktemp -d "$PWD/.cache/vm.XXXXXX")
 trap 'rm -rf "$work"' EXIT

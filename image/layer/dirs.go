@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -135,17 +136,33 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 func (x *extractor) remove(parent int, name, base string) error {
 	// A cached directory may be below what goes, or have been found through a link that goes.
 	x.retireCache()
-	err := sys.Unlinkat(parent, base, false)
+	err := x.removeFile(parent, name, base)
 	if !errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.EPERM) {
 		return err
 	}
 	below := func(p string) bool { return p == name || strings.HasPrefix(p, name+"/") }
 	maps.DeleteFunc(x.implied, func(p string, _ struct{}) bool { return below(p) })
 	maps.DeleteFunc(x.dirTimes, func(p string, _ times) bool { return below(p) })
-	return removeTree(parent, base)
+	return x.removeTree(parent, name, base)
 }
 
-func removeTree(parent int, base string) error {
+// removeFile deletes what is not a directory (EISDIR, EPERM), or puts it aside if the tar stream needs its content.
+func (x *extractor) removeFile(parent int, name, base string) error {
+	if x.frame != nil && x.opts.Replaced != nil {
+		st, err := sys.Lstatat(parent, base)
+		if err != nil {
+			return err
+		}
+		if st.Mode&sys.FileTypeMask == sys.FileReg && st.Size > 0 {
+			x.aside++
+			x.frame.moved(name, x.aside)
+			return sys.Renameat(parent, base, int(x.opts.Replaced.Fd()), strconv.FormatInt(x.aside, 10))
+		}
+	}
+	return sys.Unlinkat(parent, base, false)
+}
+
+func (x *extractor) removeTree(parent int, name, base string) error {
 	fd, err := sys.OpenBeneath(parent, base, os.O_RDONLY|sys.OpenDirectory|sys.OpenNoFollow, 0)
 	if err != nil {
 		return err
@@ -155,9 +172,9 @@ func removeTree(parent int, base string) error {
 	for {
 		names, err := d.Readdirnames(256)
 		for _, n := range names {
-			err := sys.Unlinkat(fd, n, false)
+			err := x.removeFile(fd, name+"/"+n, n)
 			if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
-				err = removeTree(fd, n)
+				err = x.removeTree(fd, name+"/"+n, n)
 			}
 			if err != nil {
 				return err

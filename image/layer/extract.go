@@ -23,7 +23,7 @@ import (
 
 // Kinds of errors: the archive is not one that may be unpacked, or is larger than the limits.
 var (
-	ErrInvalid  = errors.New("invalid layer")
+	ErrInvalid  = errors.New("invalid image content")
 	ErrTooLarge = errors.New("layer exceeds the limit")
 )
 
@@ -32,6 +32,9 @@ type Options struct {
 	MaxSize    int64     // bytes of the tar stream and of the files in it, each; 0 for no limit
 	MaxEntries int64     // 0 for no limit
 	Frame      io.Writer // receives the frame file that Reassemble needs; nil for none
+	// Replaced is an empty directory on the same file system. Contents that a later entry replaces are put aside
+	// there, for Reassemble; with nil they are deleted.
+	Replaced *os.File
 }
 
 // Result says what was unpacked.
@@ -58,6 +61,8 @@ const (
 	maxCachedDirs  = 64
 )
 
+var zeros [copyBuffer]byte
+
 type times struct{ access, mod time.Time }
 
 type extractor struct {
@@ -76,6 +81,7 @@ type extractor struct {
 	order []string       // of cache, oldest first
 	// retired are descriptors to close before the next entry.
 	retired []int
+	aside   int64 // contents put aside so far
 	hidden  map[string]struct{}
 	// implied and dirTimes are keyed by the clean path of the entry, which may lead through links.
 	implied  map[string]struct{}
@@ -92,7 +98,7 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
 	x := &extractor{
 		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
-		buf: make([]byte, copyBuffer), zero: make([]byte, copyBuffer),
+		buf:   make([]byte, copyBuffer),
 		cache: map[string]int{}, hidden: map[string]struct{}{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
 	}
@@ -329,7 +335,7 @@ func (x *extractor) writeFile(hdr *tar.Header, fd int, name string) (err error) 
 		if err != nil {
 			return fmt.Errorf("content at %d of %d bytes: %w", off, hdr.Size, err)
 		}
-		if n < blockSize || !bytes.Equal(x.buf[:n], x.zero[:n]) {
+		if n < blockSize || !bytes.Equal(x.buf[:n], zeros[:n]) {
 			if err := sys.WriteAt(fd, x.buf[:n], off); err != nil {
 				return fmt.Errorf("write: %w", err)
 			}

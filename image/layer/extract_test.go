@@ -88,7 +88,21 @@ func unpack(t testing.TB, archive []byte, o Options) (string, Result, error) {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	if o.Frame != nil {
+		if err := os.Mkdir(filepath.Join(top, "a", "replaced"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		o.Replaced = rootFile(t, filepath.Join(top, "a", "replaced"))
+	}
 	res, err := Unpack(t.Context(), bytes.NewReader(archive), d, o)
+	if o.Frame != nil {
+		defer func() {
+			if n, _ := os.ReadDir(filepath.Join(top, "a")); len(n) != 2 {
+				t.Fatalf("unpacking made something beside the root: %v", n)
+			}
+		}()
+		return root, res, err
+	}
 	for _, dir := range []string{top, filepath.Join(top, "a")} {
 		if n, _ := os.ReadDir(dir); len(n) != 1 {
 			t.Fatalf("unpacking made something beside the root: %v", n)
@@ -288,7 +302,7 @@ func compare(t *testing.T, stream []byte) {
 	frame, ours := compareTrees(t, stream)
 	size := frame.Len()
 	var back bytes.Buffer
-	if err := Reassemble(t.Context(), &back, frame, rootFile(t, ours)); err != nil {
+	if err := Reassemble(t.Context(), &back, frame, rootFile(t, ours), replacedOf(t, ours)); err != nil {
 		t.Fatalf("Reassemble: %v", err)
 	}
 	if !bytes.Equal(back.Bytes(), stream) {
@@ -297,7 +311,12 @@ func compare(t *testing.T, stream []byte) {
 	t.Logf("%d bytes of tar, frame %d bytes", len(stream), size)
 }
 
-func compareTrees(t *testing.T, stream []byte) (*bytes.Buffer, string) {
+// replacedOf is the directory of replaced contents beside a root of unpack.
+func replacedOf(t testing.TB, root string) *os.File {
+	return rootFile(t, filepath.Join(filepath.Dir(root), "replaced"))
+}
+
+func compareTrees(t *testing.T, stream []byte) (*bytes.Reader, string) {
 	t.Helper()
 	theirs := t.TempDir()
 	if err := os.Chmod(theirs, 0o755); err != nil {
@@ -318,7 +337,7 @@ func compareTrees(t *testing.T, stream []byte) (*bytes.Buffer, string) {
 	if res.TarSize != int64(len(stream)) {
 		t.Errorf("TarSize = %d; want %d", res.TarSize, len(stream))
 	}
-	return &frame, ours
+	return bytes.NewReader(frame.Bytes()), ours
 }
 
 func everything() []entry {
@@ -345,6 +364,8 @@ func everything() []entry {
 		file(long+strings.Repeat("n", 200), "long"),
 		file("big", strings.Repeat("0123456789abcdef", 40000)), file("zeros", strings.Repeat("\x00", 300<<10)),
 		dir("dir-then-file", 0o755), file("dir-then-file/x", ""), file("dir-then-file", ""),
+		file("replaced", "first"), link(tar.TypeSymlink, "replaced", "etc"),
+		file("full-then-dir", "z"), dir("full-then-dir", 0o711),
 		file("empty-then-dir", ""), dir("empty-then-dir", 0o711), file("empty-then-dir/y", "y"),
 		file("x/.wh.gone", ""), file("y/.wh..wh..opq", ""), file("implied/by/this", "z"),
 		dir("etc/", 0o700), // again, with another mode
@@ -397,15 +418,15 @@ func TestCompareBusybox(t *testing.T) {
 	compare(t, makeTar(t, entries...))
 }
 
-// TestReplacedContent: an entry that comes twice counts as it comes last. What the first one held is lost, and going
-// back to the tar stream must not make something up.
+// TestReplacedContent: an entry that comes twice counts as it comes last, and the stream is the same again.
 func TestReplacedContent(t *testing.T) {
 	needRoot(t)
-	stream := makeTar(t, file("a", "first"), file("a", "other"), file("b", "x"), link(tar.TypeSymlink, "b", "a"))
+	stream := makeTar(t, file("a", "first"), file("a", "other"), file("b", "x"), link(tar.TypeSymlink, "b", "a"),
+		file("d/e/f", "deep"), file("d/e/g", "too"), file("d", "now a file"), file("a", "third"), file("b", ""), file("b", "y"))
+	compare(t, stream)
 	frame, ours := compareTrees(t, stream)
-	var back bytes.Buffer
-	if err := Reassemble(t.Context(), &back, frame, rootFile(t, ours)); err == nil {
-		t.Error("Reassemble = nil; want an error")
+	if err := Reassemble(t.Context(), io.Discard, frame, rootFile(t, ours), nil); !errors.Is(err, ErrInvalid) {
+		t.Errorf("Reassemble without the replaced contents = %v; want ErrInvalid", err)
 	}
 }
 
@@ -483,7 +504,7 @@ func TestSparse(t *testing.T) {
 		if res.DiskSize > 1<<20 {
 			t.Errorf("%s: DiskSize = %d; want holes", format, res.DiskSize)
 		}
-		if err := Reassemble(t.Context(), &back, &frame, rootFile(t, root)); err != nil || !bytes.Equal(back.Bytes(), stream) {
+		if err := Reassemble(t.Context(), &back, bytes.NewReader(frame.Bytes()), rootFile(t, root), nil); err != nil || !bytes.Equal(back.Bytes(), stream) {
 			t.Errorf("%s: Reassemble gave %d bytes, %v; want the %d unpacked", format, back.Len(), err, len(stream))
 		}
 	}
@@ -509,10 +530,10 @@ func TestReassembleDamaged(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "a"), []byte("hello!"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := Reassemble(t.Context(), io.Discard, bytes.NewReader(frame.Bytes()), rootFile(t, root)); !errors.Is(err, ErrInvalid) {
+	if err := Reassemble(t.Context(), io.Discard, bytes.NewReader(frame.Bytes()), rootFile(t, root), nil); !errors.Is(err, ErrInvalid) {
 		t.Errorf("Reassemble of a changed file = %v; want ErrInvalid", err)
 	}
-	if err := Reassemble(t.Context(), io.Discard, bytes.NewReader(frame.Bytes()[:frame.Len()-4]), rootFile(t, root)); err == nil {
+	if err := Reassemble(t.Context(), io.Discard, bytes.NewReader(frame.Bytes()[:frame.Len()-4]), rootFile(t, root), nil); err == nil {
 		t.Error("Reassemble of half a frame = nil; want an error")
 	}
 }
@@ -544,8 +565,8 @@ func FuzzUnpack(f *testing.F) {
 		if res.TarSize != int64(len(stream)) {
 			t.Errorf("TarSize = %d; want %d", res.TarSize, len(stream))
 		}
-		// Entries that replace files lose contents: then it must say so or differ, but not fall over.
-		_ = Reassemble(t.Context(), &back, &frame, rootFile(t, root))
+		// Where a file was replaced through a link to its directory it may differ or say so, but must not fall over.
+		_ = Reassemble(t.Context(), &back, bytes.NewReader(frame.Bytes()), rootFile(t, root), replacedOf(t, root))
 	})
 }
 
@@ -558,10 +579,11 @@ func FuzzReassemble(f *testing.F) {
 	}
 	f.Add(frame.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		_ = Reassemble(t.Context(), io.Discard, bytes.NewReader(b), rootFile(t, root))
+		_ = Reassemble(t.Context(), io.Discard, bytes.NewReader(b), rootFile(t, root), nil)
 	})
 }
 
+// BenchmarkUnpack: 2000 files of 12 KiB, with containerd's unpacker beside ours.
 func BenchmarkUnpack(b *testing.B) {
 	needRoot(b)
 	var entries []entry
@@ -572,15 +594,30 @@ func BenchmarkUnpack(b *testing.B) {
 		entries = append(entries, file(fmt.Sprintf("d%d/f%d", i/50, i), strings.Repeat("content ", 1500)))
 	}
 	stream := makeTar(b, entries...)
-	b.SetBytes(int64(len(stream)))
-	for b.Loop() {
-		root := b.TempDir()
-		var frame bytes.Buffer
-		if _, err := Unpack(b.Context(), bytes.NewReader(stream), rootFile(b, root), Options{Frame: &frame}); err != nil {
-			b.Fatal(err)
-		}
-		b.StopTimer()
-		os.RemoveAll(root)
-		b.StartTimer()
+	for name, f := range map[string]func(root string) error{
+		"ours": func(root string) error {
+			var frame bytes.Buffer
+			_, err := Unpack(b.Context(), bytes.NewReader(stream), rootFile(b, root), Options{Frame: &frame})
+			return err
+		},
+		"containerd": func(root string) error {
+			_, err := archive.Apply(b.Context(), root, bytes.NewReader(stream), archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
+			return err
+		},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(stream)))
+			for b.Loop() {
+				root := b.TempDir()
+				if err := f(root); err != nil {
+					b.Fatal(err)
+				}
+				b.StopTimer()
+				if err := os.RemoveAll(root); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
 	}
 }

@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"strconv"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -21,12 +23,15 @@ import (
 // the bytes can be recorded below it.
 //
 // After the magic it is one zstd stream of records: a kind byte, a length (uvarint), and that many bytes. kindRaw is
-// followed by bytes of the tar stream; kindFile by a path below the root and then the file's size (uvarint).
+// followed by bytes of the tar stream; kindFile by a path below the root and then the file's size (uvarint). An archive may have
+// an entry twice; then the content of the first is put aside, and kindMoved has the path that it had and the number
+// (uvarint) under which it can be found from there on.
 const frameMagic = "cri-shim tar frame 1\n"
 
 const (
-	kindRaw  = 'R'
-	kindFile = 'F'
+	kindRaw   = 'R'
+	kindFile  = 'F'
+	kindMoved = 'M'
 )
 
 const (
@@ -98,6 +103,15 @@ func (f *frameWriter) file(path string, size int64) {
 	f.write(binary.AppendUvarint(nil, uint64(size)))
 }
 
+func (f *frameWriter) moved(path string, n int64) {
+	if f == nil {
+		return
+	}
+	f.flush()
+	f.record(kindMoved, []byte(path))
+	f.write(binary.AppendUvarint(nil, uint64(n)))
+}
+
 func (f *frameWriter) close() error {
 	if f == nil {
 		return nil
@@ -106,62 +120,146 @@ func (f *frameWriter) close() error {
 	return errors.Join(f.err, f.z.Close())
 }
 
-// Reassemble writes the tar stream of a layer to w, from the frame file that Unpack wrote and the tree that it made
-// below root. The result is only as good as both: the caller compares its digest.
-func Reassemble(ctx context.Context, w io.Writer, frame io.Reader, root *os.File) error {
+// Reassemble writes the tar stream of a layer to w, from the frame file that Unpack wrote, the tree that it made below
+// root, and the contents that it put aside below replaced (nil if it had no such directory). The result is only as
+// good as those: the caller compares its digest.
+func Reassemble(ctx context.Context, w io.Writer, frame io.ReadSeeker, root, replaced *os.File) error {
+	a := &assembler{ctx: ctx, w: w, root: root, replaced: replaced, moved: map[string][]move{}, buf: make([]byte, 128<<10)}
+	// What became of a file is recorded after it, so there are two passes.
+	for _, visit := range []func(record) error{a.collect, a.write} {
+		a.files = 0
+		if _, err := frame.Seek(0, io.SeekStart); err != nil {
+			return fmt.Errorf("tar frame: %w", err)
+		}
+		if err := readFrame(ctx, frame, visit); err != nil {
+			return fmt.Errorf("tar frame: %w", err)
+		}
+	}
+	return nil
+}
+
+// record is one record of a frame file; raw is valid until the next.
+type record struct {
+	kind byte
+	raw  []byte
+	path string
+	n    int64 // the size of a file, the number of a replaced one
+}
+
+func readFrame(ctx context.Context, frame io.Reader, visit func(record) error) error {
 	br := bufio.NewReader(frame)
 	magic := make([]byte, len(frameMagic))
 	if _, err := io.ReadFull(br, magic); err != nil || string(magic) != frameMagic {
-		return fmt.Errorf("tar frame: not a frame file: %w", errors.Join(ErrInvalid, err))
+		return fmt.Errorf("not a frame file: %w", errors.Join(ErrInvalid, err))
 	}
 	z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
 	if err != nil {
-		return fmt.Errorf("tar frame: %w", err)
+		return err
 	}
 	defer z.Close()
 	r := bufio.NewReader(z)
-	buf := make([]byte, 128<<10)
+	buf := make([]byte, maxRecord)
 	for {
-		kind, err := r.ReadByte()
+		if err := ctx.Err(); err != nil {
+			return context.Cause(ctx)
+		}
+		rec, err := readRecord(r, buf)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("tar frame: %w", err)
+		if err == nil {
+			err = visit(rec)
 		}
-		if err := reassembleRecord(ctx, w, r, kind, root, buf); err != nil {
-			return fmt.Errorf("tar frame: %w", err)
+		if err != nil {
+			return err
 		}
 	}
 }
 
-func reassembleRecord(ctx context.Context, w io.Writer, r *bufio.Reader, kind byte, root *os.File, buf []byte) error {
-	if err := ctx.Err(); err != nil {
-		return err
+// readRecord returns io.EOF at the end, and only there.
+func readRecord(r *bufio.Reader, buf []byte) (record, error) {
+	kind, err := r.ReadByte()
+	if err != nil {
+		return record{}, err
 	}
 	n, err := binary.ReadUvarint(r)
-	if err != nil {
-		return err
-	}
 	switch {
-	case kind == kindRaw && n <= maxRecord:
-		if _, err := io.ReadFull(r, buf[:n]); err != nil {
-			return err
-		}
-		_, err := w.Write(buf[:n])
-		return err
-	case kind == kindFile && n <= maxPathName:
-		if _, err := io.ReadFull(r, buf[:n]); err != nil {
-			return err
-		}
-		name := string(buf[:n])
-		size, err := binary.ReadUvarint(r)
-		if err != nil {
-			return err
-		}
-		return copyFile(ctx, w, root, name, int64(size), buf)
+	case err != nil:
+		return record{}, noEOF(err)
+	case kind == kindRaw && n > maxRecord, kind != kindRaw && n > maxPathName:
+		return record{}, fmt.Errorf("record of kind %q with %d bytes: %w", kind, n, ErrInvalid)
 	}
-	return fmt.Errorf("record of kind %q with %d bytes: %w", kind, n, ErrInvalid)
+	if _, err := io.ReadFull(r, buf[:n]); err != nil {
+		return record{}, noEOF(err)
+	}
+	rec := record{kind: kind, raw: buf[:n]}
+	switch kind {
+	case kindRaw:
+		return rec, nil
+	case kindFile, kindMoved:
+		rec.path = string(buf[:n])
+		v, err := binary.ReadUvarint(r)
+		if err == nil && v > math.MaxInt64 {
+			err = fmt.Errorf("record of kind %q for %q with number %d: %w", kind, rec.path, v, ErrInvalid)
+		}
+		rec.n = int64(v)
+		return rec, noEOF(err)
+	}
+	return record{}, fmt.Errorf("record of kind %q: %w", kind, ErrInvalid)
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+type assembler struct {
+	ctx            context.Context
+	w              io.Writer
+	root, replaced *os.File
+	files          int // kindFile records so far
+	moved          map[string][]move
+	buf            []byte
+}
+
+// move: the content that path had before the file with this number came is now called n.
+type move struct {
+	before int
+	n      int64
+}
+
+func (a *assembler) collect(r record) error {
+	switch r.kind {
+	case kindFile:
+		a.files++
+	case kindMoved:
+		a.moved[r.path] = append(a.moved[r.path], move{a.files, r.n})
+	}
+	return nil
+}
+
+func (a *assembler) write(r record) error {
+	switch r.kind {
+	case kindRaw:
+		_, err := a.w.Write(r.raw)
+		return err
+	case kindFile:
+		a.files++
+		dir, name := a.root, r.path
+		for _, m := range a.moved[r.path] {
+			if m.before >= a.files {
+				dir, name = a.replaced, strconv.FormatInt(m.n, 10)
+				break
+			}
+		}
+		if dir == nil {
+			return fmt.Errorf("%q was replaced and not put aside: %w", r.path, ErrInvalid)
+		}
+		return copyFile(a.ctx, a.w, dir, name, r.n, a.buf)
+	}
+	return nil
 }
 
 func copyFile(ctx context.Context, w io.Writer, root *os.File, name string, size int64, buf []byte) error {

@@ -3,7 +3,7 @@ package initmsg
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
+	"strconv"
 )
 
 // codec walks a message once, in one direction: every field names itself to the
@@ -43,7 +43,7 @@ func (c *codec) u32(v *uint32) {
 	n := uint64(*v)
 	c.u64(&n)
 	if n > 1<<32-1 {
-		c.fail(fmt.Errorf("%d does not fit 32 bits", n))
+		c.fail(errors.New(strconv.FormatUint(n, 10) + " does not fit 32 bits"))
 		return
 	}
 	*v = uint32(n)
@@ -59,7 +59,7 @@ func (c *codec) i32(v *int32) {
 	n := int64(*v)
 	c.i64(&n)
 	if n != int64(int32(n)) {
-		c.fail(fmt.Errorf("%d does not fit 32 bits", n))
+		c.fail(errors.New(strconv.FormatInt(n, 10) + " does not fit 32 bits"))
 		return
 	}
 	*v = int32(n)
@@ -72,7 +72,7 @@ func (c *codec) flag(v *bool) {
 	}
 	c.u64(&n)
 	if n > 1 {
-		c.fail(fmt.Errorf("%d is not a boolean", n))
+		c.fail(errors.New(strconv.FormatUint(n, 10) + " is not a boolean"))
 		return
 	}
 	*v = n == 1

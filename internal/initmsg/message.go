@@ -4,7 +4,10 @@
 // build; its first byte is the version.
 package initmsg
 
-import "fmt"
+import (
+	"errors"
+	"strconv"
+)
 
 // Version is the first byte of every encoded message.
 const Version = 1
@@ -15,6 +18,14 @@ const (
 	FDSync    = 4 // errors and progress to the parent; closed by a successful execve
 	FirstFile = 5
 )
+
+// Env is the environment to start the init with; the workload gets none of it. It
+// is for the Go runtime: no collection in so short a life, no look at the cgroup's
+// CPU limit, and no preemption signals, whose rt_sigreturn(2) a seccomp
+// profile might forbid between its loading and execve.
+func Env() []string {
+	return []string{"GOGC=off", "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1"}
+}
 
 // NoFile says that an optional file index is not set. Other values index the
 // files handed over after FirstFile: descriptor FirstFile+n.
@@ -141,7 +152,7 @@ type Process struct {
 	ExtraFiles uint32
 }
 
-// Root is the new root file system.
+// Root is the new root file system. A pod init only uses Staging.
 type Root struct {
 	// File is a detached mount to become the root, or NoFile: Path is bound then.
 	File int32
@@ -192,8 +203,10 @@ type Message struct {
 	CreateContainerHooks []Hook
 	StartContainerHooks  []Hook
 	State                []byte
-	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init opens it for
-	// writing, which blocks until the other side reads: the gate between create and start.
+	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends
+	// KindReady, opens the FIFO for writing, which blocks until the other side reads, and
+	// writes "0": the gate between create and start. The workload's user must be
+	// allowed to write to it.
 	StartFile int32
 	Process   Process
 }
@@ -206,22 +219,29 @@ func Encode(m *Message) ([]byte, error) {
 	return c.buf, c.err
 }
 
+// decodeError is why a message cannot be read. It does without package fmt, whose
+// initialisation (package os, mostly) would be part of every start of a container.
+type decodeError struct{ cause error }
+
+func (e *decodeError) Error() string { return "init message: " + e.cause.Error() }
+func (e *decodeError) Unwrap() error { return e.cause }
+
 // Decode reads a message that Encode wrote. Byte slices alias data.
 func Decode(data []byte) (*Message, error) {
 	if len(data) == 0 {
-		return nil, fmt.Errorf("init message: %w", errShort)
+		return nil, &decodeError{errShort}
 	}
 	if data[0] != Version {
-		return nil, fmt.Errorf("init message: version %d, want %d", data[0], Version)
+		return nil, &decodeError{errors.New("version " + strconv.Itoa(int(data[0])) + ", want " + strconv.Itoa(Version))}
 	}
 	c := &codec{buf: data[1:], reading: true}
 	m := new(Message)
 	m.code(c)
 	if c.err != nil {
-		return nil, fmt.Errorf("init message: %w", c.err)
+		return nil, &decodeError{c.err}
 	}
 	if len(c.buf) != 0 {
-		return nil, fmt.Errorf("init message: %d bytes too many", len(c.buf))
+		return nil, &decodeError{errors.New(strconv.Itoa(len(c.buf)) + " bytes too many")}
 	}
 	return m, nil
 }

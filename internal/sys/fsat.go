@@ -178,6 +178,11 @@ func Listxattrat(dir int, name string) ([]string, error) {
 	return names, nil
 }
 
+// Renameat is renameat(2).
+func Renameat(oldDir int, oldName string, newDir int, newName string) error {
+	return noEINTR(func() error { return unix.Renameat(oldDir, oldName, newDir, newName) })
+}
+
 // RenameNoReplace renames within one file system and fails with EEXIST when newPath exists.
 func RenameNoReplace(oldPath, newPath string) error {
 	err := noEINTR(func() error {

@@ -23,14 +23,17 @@ type Overlay struct {
 	Context string
 	// Readonly sets the mount attribute.
 	Readonly bool
+	// Detached says that Lower are mounts of CloneTree, and not directories of this mount namespace.
+	Detached bool
 }
 
 // MountOverlay makes a detached overlay mount: it is in no mount namespace and lives as long as the returned file, or
 // as the mount it is moved to.
 func MountOverlay(o Overlay) (*os.File, error) {
 	f, err := mountOverlayFs(o)
-	// lowerdir+ came with Linux 6.8. Before it, only mount(2) takes a list of lower directories of any use.
-	if errors.Is(err, errNoLowerdirAppend) {
+	// lowerdir+ came with Linux 6.8. Before it, only mount(2) takes a list of lower directories of any use. Layers that
+	// are in no mount namespace came with Linux 6.15.
+	if errors.Is(err, errNoLowerdirAppend) || o.Detached && errors.Is(err, unix.EINVAL) {
 		return mountOverlayLegacy(o)
 	}
 	return f, err
@@ -70,6 +73,12 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 	for _, kv := range o.options() {
 		if err := unix.FsconfigSetString(fd, kv[0], kv[1]); err != nil {
 			return nil, fsError(fd, kv[0]+"="+kv[1], err)
+		}
+	}
+	if o.Upper != nil {
+		// No UUID of its own, which would be an xattr written to every upper directory (Linux 6.6).
+		if err := unix.FsconfigSetString(fd, "uuid", "null"); err != nil && !errors.Is(err, unix.EINVAL) {
+			return nil, fsError(fd, "uuid=null", err)
 		}
 	}
 	if o.Volatile && o.Upper != nil {
@@ -154,31 +163,80 @@ func mountOverlayHere(o Overlay) (*os.File, error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, fmt.Errorf("mount overlay: make mounts private: %w", err)
 	}
-	fds := "/proc/self/fd"
-	if err := unix.Chdir(fds); err != nil {
-		return nil, fmt.Errorf("mount overlay: chdir %s: %w", fds, err)
+	if err := unix.Chdir("/proc/self/fd"); err != nil {
+		return nil, fmt.Errorf("mount overlay: chdir /proc/self/fd: %w", err)
+	}
+	o, opened, err := o.reopen()
+	defer func() {
+		for _, f := range opened {
+			f.Close()
+		}
+	}()
+	if err != nil {
+		return nil, fmt.Errorf("mount overlay: %w", err)
 	}
 	opts := o.legacyOptions()
-	target := "/proc/self/task" // any directory: the namespace is this thread's alone
 	var flags uintptr
 	if o.Readonly {
 		flags = unix.MS_RDONLY
 	}
-	err := unix.Mount("overlay", target, "overlay", flags, opts)
+	err = unix.Mount("overlay", scratch, "overlay", flags, opts)
 	if errors.Is(err, unix.EINVAL) && o.Volatile && o.Upper != nil {
 		opts = strings.TrimSuffix(opts, ",volatile")
-		err = unix.Mount("overlay", target, "overlay", flags, opts)
+		err = unix.Mount("overlay", scratch, "overlay", flags, opts)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("mount overlay: %d layers (%s): %w", len(o.Lower), opts, err)
+		return nil, fmt.Errorf("mount overlay: %d layers (%.200s): %w", len(o.Lower), opts, err)
 	}
-	fd, err := unix.OpenTree(unix.AT_FDCWD, target, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	fd, err := unix.OpenTree(unix.AT_FDCWD, scratch, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("mount overlay: open_tree: %w", err)
 	}
 	return os.NewFile(uintptr(fd), "overlay"), nil
 }
 
+// scratch is a directory to mount on in a mount namespace of our own: one that every machine has.
+const scratch = "/dev"
+
+// reopen gives the overlay with its directories opened in this mount namespace: mount(2) takes no others.
+func (o Overlay) reopen() (_ Overlay, opened []*os.File, err error) {
+	again := func(path string) *os.File {
+		var f *os.File
+		if err == nil {
+			if f, err = os.OpenFile(path, unix.O_PATH|unix.O_DIRECTORY, 0); err == nil {
+				opened = append(opened, f)
+			}
+		}
+		return f
+	}
+	if o.Upper != nil {
+		o.Upper, o.Work = again(o.Upper.Name()), again(o.Work.Name())
+	}
+	lower := o.Lower
+	o.Lower = nil
+	if !o.Detached {
+		for _, l := range lower {
+			o.Lower = append(o.Lower, again(l.Name()))
+		}
+		return o, opened, err
+	}
+	if err == nil {
+		err = unix.Mount("tmpfs", scratch, "tmpfs", 0, "mode=0700")
+	}
+	for i, l := range lower {
+		path := scratch + "/" + strconv.Itoa(i)
+		if err == nil {
+			err = unix.Mkdir(path, 0o700)
+		}
+		if err == nil {
+			err = unix.MoveMount(int(l.Fd()), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		}
+		o.Lower = append(o.Lower, again(path))
+	}
+	return o, opened, err
+}
+
+// legacyOptions name directories by fd number: the working directory is /proc/self/fd.
 func (o Overlay) legacyOptions() string {
 	nums := make([]string, len(o.Lower))
 	for i, l := range o.Lower {

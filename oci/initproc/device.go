@@ -55,7 +55,8 @@ func bindOver(src, dir int, base string) error {
 	if err := unix.Mknodat(dir, base, unix.S_IFREG|0o644, 0); err != nil && err != unix.EEXIST {
 		return wrap("create", base, err)
 	}
-	target, err := openIn(dir, base, unix.O_PATH|unix.O_NOFOLLOW, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
+	// Without O_NOFOLLOW, with which O_PATH would open a link itself (openat2(2)).
+	target, err := openIn(dir, base, unix.O_PATH, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS)
 	if err != nil {
 		return wrap("open", base, err)
 	}

@@ -41,6 +41,9 @@ type setup struct {
 	empty    int   // an empty read-only tmpfs that covers masked directories
 }
 
+// maxFD is the highest number that a descriptor could have.
+const maxFD = 1<<31 - 1
+
 // Main does what the message on descriptor 3 says and does not return.
 func Main() {
 	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1}
@@ -82,7 +85,7 @@ func (s *setup) run() error {
 	}
 	// Whatever the parent has leaked: nothing but stdio survives execve
 	// (CVE-2024-21626). Files for the workload lose the flag at the very end.
-	if err := unix.CloseRange(3, ^uint(0)>>1&0x7fffffff, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return wrap("close_range", "", needs("5.11", err))
 	}
 	data, err := readAll(initmsg.FDMessage)

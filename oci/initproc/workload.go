@@ -92,6 +92,12 @@ func (s *setup) workload() error {
 		return err
 	}
 	s.stage = "exec"
+	// Close-on-exec is not enough: the image's command may be
+	// /proc/self/fd/N/…, which execve would look up while N is still open
+	// (CVE-2024-21626).
+	if err := s.closeAll(); err != nil {
+		return err
+	}
 	// With the user's own rights, and before the gate, so that a missing command
 	// is an error of create.
 	name, err := lookPath(p.Args[0], env)
@@ -117,6 +123,7 @@ func (s *setup) start(name string, env []string) error {
 		}
 	}
 	s.stage = "exec"
+	s.closeProc()
 	// In this order no copy overwrites a file that is still to be copied:
 	// the source is always above its target.
 	for i := range int(p.ExtraFiles) {
@@ -204,4 +211,54 @@ func ownStdio(p *initmsg.Process) error {
 		}
 	}
 	return nil
+}
+
+// closeAll closes every descriptor but stdio and what is still to be used.
+func (s *setup) closeAll() error {
+	keep := []int{s.sync, s.proc, s.listener}
+	if s.m.StartFile != initmsg.NoFile {
+		keep = append(keep, int(file(s.m.StartFile)))
+	}
+	for i := range int(s.m.Process.ExtraFiles) {
+		keep = append(keep, int(file(s.m.Process.FirstExtra))+i)
+	}
+	s.root = -1
+	return closeExcept(3, keep)
+}
+
+// closeExcept closes all descriptors from first on that are not in keep.
+func closeExcept(first int, keep []int) error {
+	for {
+		next := -1
+		for _, fd := range keep {
+			if fd >= first && (next < 0 || fd < next) {
+				next = fd
+			}
+		}
+		last := uint(maxFD)
+		if next >= 0 {
+			last = uint(next - 1)
+		}
+		if uint(first) <= last {
+			if err := unix.CloseRange(uint(first), last, 0); err != nil {
+				return wrap("close_range", "", err)
+			}
+		}
+		if next < 0 {
+			return nil
+		}
+		first = next + 1
+	}
+}
+
+// closeProc closes the private procfs, through which /proc/self/fd/N would show
+// what is masked.
+func (s *setup) closeProc() {
+	if s.proc >= 0 {
+		unix.Close(s.proc)
+		s.proc = -1
+	}
+	if s.m.StartFile != initmsg.NoFile {
+		unix.Close(int(file(s.m.StartFile)))
+	}
 }

@@ -13,9 +13,6 @@ import (
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
-// initEnv is the init's own environment; the workload's is in the message.
-var initEnv = []string{"GOGC=off", "GOMAXPROCS=2"}
-
 // files are the descriptors beside a launch, by role.
 type files struct {
 	message, cgroup, log           *os.File
@@ -173,7 +170,7 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File) erro
 		list = append(list, fs.console)
 	}
 	attr := sys.SpawnAttr{
-		Exe: s.cfg.Init, Args: []string{"cri-shim-init"}, Env: initEnv, Files: list,
+		Exe: s.cfg.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Secret: true,
 	}
 	s.mu.Lock()

@@ -1,0 +1,238 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/image/layer"
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// ExportOptions direct Export.
+type ExportOptions struct{}
+
+// Export writes images as one tar stream that is an OCI layout and that docker load takes too. The same images give
+// the same stream.
+//
+// Compressed blobs are not kept, so layers come out uncompressed: put together again from their files and the frame
+// of their tar stream, byte by byte, under their diff IDs. The configuration, and with it the image ID, is the
+// original; the manifest is a new one, so digest references are not exported. After an error what was written is no
+// archive; a layer that does not give its diff ID again matches ErrDigest.
+func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, _ ExportOptions) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("export: %w", err)
+		}
+	}()
+	if len(refs) == 0 {
+		return fmt.Errorf("no images named: %w", ErrReference)
+	}
+	owner := fmt.Sprintf("export %p", &refs)
+	defer func() { err = errors.Join(err, s.Release(owner)) }()
+	e := &exporter{ctx: ctx, s: s, tw: tar.NewWriter(w), written: map[digest.Digest]bool{}}
+	var order []*exported
+	byID := map[digest.Digest]*exported{}
+	for _, ref := range refs {
+		if err := s.Hold(ref, owner); err != nil {
+			return err
+		}
+		id, tags, err := s.exportNames(ref)
+		if err != nil {
+			return err
+		}
+		x := byID[id]
+		if x == nil {
+			s.mu.RLock()
+			x = &exported{r: s.images[id]}
+			s.mu.RUnlock()
+			byID[id] = x
+			order = append(order, x)
+		}
+		x.tags = append(x.tags, tags...)
+	}
+	return e.write(order)
+}
+
+type exported struct {
+	r    *record
+	tags []string
+}
+
+// exportNames finds the image and the tags to export it under: the one asked for, or by ID all of them.
+func (s *Store) exportNames(ref string) (digest.Digest, []string, error) {
+	img, err := s.Get(ref)
+	if err != nil {
+		return "", nil, err
+	}
+	tags := img.RepoTags
+	if n, err := parseReference(ref); err == nil && slices.Contains(tags, n.String()) {
+		tags = []string{n.String()}
+	}
+	return digest.Digest(img.ID), tags, nil
+}
+
+type exporter struct {
+	ctx     context.Context
+	s       *Store
+	tw      *tar.Writer
+	written map[digest.Digest]bool
+}
+
+// dockerManifest is an entry of manifest.json, which docker load reads.
+type dockerManifest struct {
+	Config   string
+	RepoTags []string
+	Layers   []string
+}
+
+func (e *exporter) write(all []*exported) error {
+	if err := e.file(ocispec.ImageLayoutFile, mustMarshal(ocispec.ImageLayout{Version: ocispec.ImageLayoutVersion})); err != nil {
+		return err
+	}
+	for _, dir := range []string{"blobs/", "blobs/sha256/"} {
+		if err := e.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o755}); err != nil {
+			return err
+		}
+	}
+	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
+	var docker []dockerManifest
+	for _, x := range all {
+		slices.Sort(x.tags)
+		x.tags = slices.Compact(x.tags)
+		desc, dm, err := e.image(x)
+		if err != nil {
+			return fmt.Errorf("image %s: %w", x.r.ID, err)
+		}
+		docker = append(docker, dm)
+		if len(x.tags) == 0 {
+			index.Manifests = append(index.Manifests, desc)
+		}
+		for _, t := range x.tags {
+			d := desc
+			d.Annotations = map[string]string{images.AnnotationImageName: t, ocispec.AnnotationRefName: t[strings.LastIndexByte(t, ':')+1:]}
+			index.Manifests = append(index.Manifests, d)
+		}
+	}
+	if err := e.file(ocispec.ImageIndexFile, mustMarshal(index)); err != nil {
+		return err
+	}
+	if err := e.file("manifest.json", mustMarshal(docker)); err != nil {
+		return err
+	}
+	return e.tw.Close()
+}
+
+// mustMarshal is for our own structs, which marshal.
+func mustMarshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func blobName(d digest.Digest) string { return "blobs/" + d.Algorithm().String() + "/" + d.Encoded() }
+
+func (e *exporter) image(x *exported) (ocispec.Descriptor, dockerManifest, error) {
+	r := x.r
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest,
+		Config: ocispec.Descriptor{MediaType: ocispec.MediaTypeImageConfig, Digest: r.ID, Size: int64(len(r.ConfigRaw))},
+		Layers: []ocispec.Descriptor{},
+	}
+	dm := dockerManifest{Config: blobName(r.ID), RepoTags: x.tags, Layers: []string{}}
+	for _, id := range r.diffIDs() {
+		info := e.s.layers.get(id)
+		if info == nil {
+			return m.Config, dm, fmt.Errorf("layer %s: %w", id, ErrNotFound)
+		}
+		if err := e.layer(id, info); err != nil {
+			return m.Config, dm, fmt.Errorf("layer %s: %w", id, err)
+		}
+		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: info.TarSize})
+		dm.Layers = append(dm.Layers, blobName(id))
+	}
+	if err := e.blob(r.ID, r.ConfigRaw); err != nil {
+		return m.Config, dm, err
+	}
+	raw := mustMarshal(m)
+	desc := ocispec.Descriptor{MediaType: m.MediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
+	if r.config.OS != "" {
+		desc.Platform = &r.config.Platform
+	}
+	return desc, dm, e.blob(desc.Digest, raw)
+}
+
+func (e *exporter) blob(d digest.Digest, b []byte) error {
+	if e.written[d] {
+		return nil
+	}
+	e.written[d] = true
+	return e.file(blobName(d), b)
+}
+
+func (e *exporter) file(name string, b []byte) error {
+	if err := e.header(name, int64(len(b))); err != nil {
+		return err
+	}
+	_, err := io.Copy(e.tw, bytes.NewReader(b))
+	return err
+}
+
+func (e *exporter) header(name string, size int64) error {
+	return e.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size})
+}
+
+// layer puts a layer's tar stream together and checks that it is what it was.
+func (e *exporter) layer(id digest.Digest, info *layerInfo) error {
+	if e.written[id] {
+		return nil
+	}
+	e.written[id] = true
+	dir := e.s.layerDir(id)
+	frame, err := os.Open(filepath.Join(dir, "frame"))
+	if err != nil {
+		return err
+	}
+	defer frame.Close()
+	root, err := os.OpenFile(filepath.Join(dir, "fs"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	replaced, err := os.OpenFile(filepath.Join(dir, "replaced"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if replaced != nil {
+		defer replaced.Close()
+	}
+	if err := e.header(blobName(id), info.TarSize); err != nil {
+		return err
+	}
+	d := id.Algorithm().Digester()
+	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), frame, root, replaced); err != nil {
+		if errors.Is(err, tar.ErrWriteTooLong) || errors.Is(err, layer.ErrInvalid) {
+			return errors.Join(ErrDigest, err)
+		}
+		return err
+	}
+	if got := d.Digest(); got != id {
+		return fmt.Errorf("put together again it has digest %s: %w", got, ErrDigest)
+	}
+	return nil
+}
