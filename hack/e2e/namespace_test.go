@@ -56,8 +56,9 @@ func TestPodNamespaces(t *testing.T) {
 	t.Parallel()
 	p := sharedNode(t).runPod(t)
 	const links = "for i in net ipc uts pid mnt cgroup; do readlink /proc/self/ns/$i; done"
-	first := strings.Split(p.output(t, links+"; echo here > /dev/shm/note"), "\n")
-	second := strings.Split(p.output(t, links), "\n")
+	a, b := p.sleeping(t), p.sleeping(t)
+	first := strings.Split(a.exec(t, links+"; echo here > /dev/shm/note"), "\n")
+	second := strings.Split(b.exec(t, links), "\n")
 	for i, kind := range []string{"net", "ipc", "uts", "pid", "mnt", "cgroup"} {
 		if same := first[i] == second[i]; same != (i < 3) {
 			t.Errorf("%s namespaces %s and %s: same is %v; want %v", kind, first[i], second[i], same, i < 3)

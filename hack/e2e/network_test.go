@@ -66,8 +66,8 @@ func TestPodNetwork(t *testing.T) {
 			t.Errorf("from another pod, %s answers %q; want hello from a pod", address, got)
 		}
 	}
-	if got := client.output(t, "ping -c 1 -W 5 "+s.Network.Ip+" >/dev/null && echo pong", asApp); got != "pong\n" {
-		t.Errorf("ping from another pod, not as root: %q; want pong", got)
+	if got := client.output(t, "ping -c 1 -W 5 "+s.Network.Ip+" >/dev/null && echo pong"); got != "pong\n" {
+		t.Errorf("ping from another pod: %q; want pong", got)
 	}
 	if got := client.output(t, "timeout 5 wget -q -O - http://127.0.0.1:8080/ || echo refused"); got != "refused\n" {
 		t.Errorf("a pod's loopback answers %q; want it to be its own", got)
@@ -177,6 +177,10 @@ func TestSysctls(t *testing.T) {
 	})
 	if got := p.output(t, "cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shm_rmid_forced"); got != "517\n1\n" {
 		t.Errorf("sysctls = %q; want 517 and 1", got)
+	}
+	// enable_unprivileged_ports and enable_unprivileged_icmp.
+	if got := p.output(t, "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/net/ipv4/ping_group_range"); got != "0\n0\t2147483647\n" {
+		t.Errorf("sysctls of every pod = %q; want 0 and all groups", got)
 	}
 }
 
