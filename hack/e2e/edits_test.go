@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"context"
+	"os/exec"
 	"syscall"
 
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -12,4 +14,10 @@ const stopSignal = syscall.SIGTERM
 // asApp runs a container as the user app.
 func asApp(c *pb.ContainerConfig) {
 	c.Linux.SecurityContext.RunAsUser = &pb.Int64Value{Value: 1000}
+}
+
+func commandContext(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = "/"
+	return cmd
 }
