@@ -142,7 +142,8 @@ func (x *execProcess) wait(ctx context.Context) (int, error) {
 		return 0, fmt.Errorf("%w: supervisor %s has died", ErrUnavailable, x.client.id)
 	case <-ctx.Done():
 		err := fmt.Errorf("the command did not end in time: %w", ctx.Err())
-		return 0, errors.Join(err, sys.PidfdSignal(x.pidfd, syscallKill))
+		// The init makes it the leader of a session, so what it started in the foreground goes with it.
+		return 0, errors.Join(err, sys.PidfdSignalGroup(x.pidfd, syscallKill))
 	}
 }
 
