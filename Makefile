@@ -49,7 +49,7 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 
 test-all: test test-vm ## test and test-vm
 
-demo: build ## start the daemon and run a pod in it, step by step
+demo: build ## run pods in a private daemon, step by step, with crictl; about a minute after the build
 	hack/demo.sh
 
 lint: ## gofmt, go vet, staticcheck, shell syntax

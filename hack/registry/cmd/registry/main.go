@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
 )
@@ -24,6 +25,8 @@ func run() error {
 	auth := flag.String("auth", "", "authentication: basic, bearer, or empty for none")
 	user := flag.String("user", "", "USER:PASSWORD, with --auth")
 	add := flag.String("add", "", "push a one-layer image first: REPO:TAG=DIRECTORY")
+	busybox := flag.String("busybox", "", "push an image of this machine's static busybox first: REPO:TAG")
+	web := flag.String("web", "", "push an image of a web server on port 8080 first: REPO:TAG")
 	flag.Parse()
 	name, password, _ := strings.Cut(*user, ":")
 	s, err := registry.New(registry.Options{Root: *root, Auth: registry.AuthKind(*auth), Username: name, Password: password})
@@ -36,13 +39,25 @@ func run() error {
 			return fmt.Errorf("add %s: %w", *add, err)
 		}
 	}
+	for ref, push := range map[string]func(repo, tag string) (registry.Pushed, error){*busybox: s.AddBusybox, *web: s.AddWeb} {
+		if ref == "" {
+			continue
+		}
+		repo, tag, ok := strings.Cut(ref, ":")
+		if !ok {
+			return fmt.Errorf("%s: want REPO:TAG", ref)
+		}
+		if _, err := push(repo, tag); err != nil {
+			return fmt.Errorf("add %s: %w", ref, err)
+		}
+	}
 	host, err := s.Listen(*listen)
 	if err != nil {
 		return err
 	}
 	fmt.Println(host)
 	c := make(chan os.Signal, 1)
-	signal.Notify(c, os.Interrupt)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
 	<-c
 	return nil
 }
