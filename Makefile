@@ -17,7 +17,7 @@ UNITDIR  ?= /etc/systemd/system
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench tools clean
+.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ fuzz: ## run every fuzz target for FUZZTIME (20s)
 
 bench: ## run the benchmarks
 	hack/bench.sh
+
+bench-pod: build ## measure starts, execs, stops and memory over the CRI, in ms and MiB (ENDPOINTS="name=socket ..." for others)
+	hack/bench/run.sh $(ENDPOINTS)
 
 tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done
