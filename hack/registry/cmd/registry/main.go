@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
 )
@@ -42,7 +43,7 @@ func run() error {
 	}
 	fmt.Println(host)
 	c := make(chan os.Signal, 1)
-	signal.Notify(c, os.Interrupt)
+	signal.Notify(c, os.Interrupt, syscall.SIGTERM)
 	<-c
 	return nil
 }
