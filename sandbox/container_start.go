@@ -118,8 +118,10 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 				return err
 			}
 			env.Dir, env.Volumes = m.layerDir(c.ID), m.volumes(&c.Container, img)
-			env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir)
-			return err
+			if env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir); err != nil {
+				return err
+			}
+			return fillVolumes(env.Root, env.Volumes)
 		}},
 		{"prepare", func() (err error) {
 			l, err = m.cfg.Runtime.Prepare(ctx, m.snapshot(p), &c.Container, env)

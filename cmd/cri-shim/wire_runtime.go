@@ -60,6 +60,9 @@ func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
 
 // Check implements sandbox.Runtime.
 func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
+	for i, name := range c.Config.CDIDevices {
+		return fmt.Errorf("%w: config.CDI_devices[%d].name: %q: this version has no CDI devices", sandbox.ErrInvalid, i, name)
+	}
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
