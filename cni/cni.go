@@ -154,8 +154,8 @@ func newNetworks(cfg Config, exec invoke.Exec) (*Networks, error) {
 
 // Close stops following the configuration and asking plugins for their STATUS. Other operations that run go on.
 func (n *Networks) Close() {
+	n.status.mu.Lock() // Status looks under it, and starts nothing more
 	n.stop()
-	n.status.mu.Lock() // after this, Status starts nothing more
 	n.status.mu.Unlock()
 	n.wg.Wait()
 }

@@ -225,6 +225,7 @@ func wrapPlugin(data []byte) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 a single plugin in a .conf is what the kubelet's users still have
 	return libcni.ConfListFromConf(conf)
 }
 

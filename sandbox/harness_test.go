@@ -60,15 +60,16 @@ func scriptInit() {
 // host is a node on which everything is counted. What is in live was acquired and not
 // given back; fail names what does its work and then errs, once.
 type host struct {
-	t       *testing.T
-	dir     string
-	mu      sync.Mutex
-	live    map[string]bool
-	fail    string
-	hang    chan struct{} // network setup waits for it
-	script  string
-	images  map[string]*Image
-	current *Manager
+	t          *testing.T
+	dir        string
+	mu         sync.Mutex
+	live       map[string]bool
+	fail       string
+	hang       chan struct{} // network setup waits for it
+	script     string
+	initScript string // of pod inits
+	images     map[string]*Image
+	current    *Manager
 }
 
 func newHost(t *testing.T) *host {
@@ -76,7 +77,7 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Skip("makes namespaces and mounts: needs root")
 	}
-	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, script: "exec sleep 1000",
+	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, script: "exec sleep 1000", initScript: "exec sleep 1000",
 		images: map[string]*Image{"busybox": {ID: "sha256:1", Ref: "busybox@sha256:2"}}}
 }
 
@@ -204,7 +205,7 @@ func (h *host) PrepareExec(_ context.Context, _ *Pod, _ *Container, e ExecSpec) 
 }
 
 func (h *host) PodInit(context.Context, *Pod) (*Launch, error) {
-	return &Launch{Message: []byte("exec sleep 1000"), CloneFlags: sys.CloneNewPID}, nil
+	return &Launch{Message: []byte(h.initScript), CloneFlags: sys.CloneNewPID}, nil
 }
 
 func (h *host) Cleanup(_ context.Context, _ *Pod, c *Container) error {

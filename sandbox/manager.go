@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/cri-shim/cri-shim/internal/idle"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -50,6 +51,7 @@ type Manager struct {
 	locks      locks
 	stop       context.CancelFunc
 	background sync.WaitGroup
+	trim       *idle.Trimmer
 	trash      sync.Mutex // held while the trash is emptied
 
 	mu    sync.Mutex
@@ -74,6 +76,9 @@ type ctr struct {
 	pidfd  *os.File      // while it runs
 }
 
+// trimAfter is how long no pod and no container changes before memory is given back.
+const trimAfter = 5 * time.Second
+
 // New starts a manager: it reads the records, connects to the supervisors of
 // the last daemon, and finishes what was interrupted.
 func New(ctx context.Context, cfg Config) (*Manager, error) {
@@ -92,6 +97,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		execs:    map[string]chan *api.Exit{},
 	}
 	m.operations.limit = cfg.OperationTimeout
+	m.trim = idle.NewTrimmer(trimAfter)
 	m.pool = &pool{
 		dir: filepath.Join(cfg.State, "supervisors"), programs: cfg.Programs, procs: cfg.SupervisorProcs,
 		perPod: max(cfg.PodsPerSupervisor, 1), log: cfg.Log, exited: m.exited, lost: m.lost,
@@ -115,6 +121,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 // Close lets go of everything; pods go on running.
 func (m *Manager) Close() {
 	m.stop()
+	m.trim.Stop()
 	m.background.Wait()
 	m.pool.close()
 	m.mu.Lock()
@@ -162,6 +169,7 @@ func (m *Manager) updatePod(p *pod, change func(*Pod)) error {
 	change(&p.Pod)
 	facts := p.Pod
 	m.mu.Unlock()
+	m.trim.Poke()
 	return m.podFiles.save(facts.ID, &facts)
 }
 
@@ -173,6 +181,7 @@ func (m *Manager) updateContainer(c *ctr, change func(*ctr)) error {
 	change(c)
 	facts := c.Container
 	m.mu.Unlock()
+	m.trim.Poke()
 	return m.ctrFiles.save(facts.ID, &facts)
 }
 

@@ -107,6 +107,9 @@ func (m *Manager) stopPodInit(ctx context.Context, p *pod) error {
 	done := m.inits[p.ID]
 	m.mu.Unlock()
 	if done == nil {
+		if facts := m.snapshot(p); m.sharesPID(facts) { // its supervisor may have died before it
+			return m.cfg.Runtime.CleanupPod(ctx, facts)
+		}
 		return nil
 	}
 	c, err := m.pool.of(m.snapshot(p).Supervisor)

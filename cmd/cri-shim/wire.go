@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/containerd/platforms"
@@ -36,6 +37,34 @@ type parts struct {
 	networks *cni.Networks
 	groups   *cgroup.Host
 	manager  *sandbox.Manager
+
+	stop       context.CancelFunc
+	background sync.WaitGroup
+}
+
+// leftoverAge is how long layers of a pull that failed are kept for the next try.
+const leftoverAge = 24 * time.Hour
+
+// collectImages frees, now and then, images and layers that nobody needs. It begins once
+// every container holds its images again.
+func (p *parts) collectImages(interval time.Duration, log *slog.Logger) {
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	p.background.Go(func() {
+		for {
+			if err := p.store.Collect(ctx, leftoverAge); err != nil && ctx.Err() == nil {
+				log.Warn("collect images", "err", err)
+			}
+			if interval <= 0 {
+				return
+			}
+			select {
+			case <-time.After(interval):
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 }
 
 // assemble makes the node from the packages that do the work, each behind its port.
@@ -68,6 +97,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images.holdVolumes(p.manager.Containers())
+	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
 		Runtime:  podDefaults{p.manager, defaultSysctls(cfg)},
 		Images:   criImages{p.store},
@@ -156,6 +186,10 @@ func supervisorGroup(groups *cgroup.Host, at string) ([]string, error) {
 // close lets go of everything in the opposite order; pods go on running.
 func (p *parts) close() error {
 	var errs []error
+	if p.stop != nil {
+		p.stop()
+		p.background.Wait()
+	}
 	if p.manager != nil {
 		p.manager.Close()
 	}

@@ -37,7 +37,7 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err := os.MkdirAll(staging, 0o700); err != nil {
 		return nil, err
 	}
-	specs, err := openSpecStore(filepath.Join(cfg.Root, "specs"))
+	specs, err := openSpecStore(filepath.Join(cfg.State, "specs"))
 	if err != nil {
 		return nil, err
 	}

@@ -74,7 +74,6 @@ type extractor struct {
 	frame *frameWriter
 	res   Result
 	buf   []byte
-	zero  []byte
 	size  int64 // declared by the entries so far
 	count int64
 	cache map[string]int // directory fds (O_PATH)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -38,7 +40,8 @@ func ListenSeqpacket(path string) (*os.File, error) {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	err = shortPath(path, func(short string) error { return unix.Bind(fd, &unix.SockaddrUnix{Name: short}) })
+	if err != nil {
 		f.Close()
 		return nil, fmt.Errorf("bind %s: %w", path, err)
 	}
@@ -47,6 +50,20 @@ func ListenSeqpacket(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// shortPath calls use with a name for path that fits a socket address, which has 108 bytes
+// (unix(7)): through a descriptor of the folder where path itself is too long.
+func shortPath(path string, use func(string) error) error {
+	if len(path) < 108 {
+		return use(path)
+	}
+	dir, err := os.OpenFile(filepath.Dir(path), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return use("/proc/self/fd/" + strconv.Itoa(int(dir.Fd())) + "/" + filepath.Base(path))
 }
 
 // Accept waits for the next connection on a listening socket.
@@ -73,7 +90,8 @@ func DialSeqpacket(path string) (*Conn, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	err = shortPath(path, func(short string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) })
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("connect %s: %w", path, err)
 	}

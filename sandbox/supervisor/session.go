@@ -147,6 +147,7 @@ func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error
 		return &api.Error{Stage: "frame", Text: err.Error()}
 	}
 	keep := map[*os.File]bool{}
+	ses.s.trim.Poke()
 	defer func() {
 		for _, f := range received {
 			if !keep[f] {

@@ -13,7 +13,9 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/cri-shim/cri-shim/internal/idle"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -36,7 +38,11 @@ type Supervisor struct {
 	sessions  map[*session]struct{}
 	quit      chan struct{}
 	quitting  bool
+	trim      *idle.Trimmer
 }
+
+// trimAfter is how long a supervisor is quiet before it gives memory back.
+const trimAfter = time.Second
 
 // Run serves until it is told to quit.
 func Run(cfg Config) error {
@@ -49,7 +55,9 @@ func Run(cfg Config) error {
 		byPID:     map[int]*process{},
 		sessions:  map[*session]struct{}{},
 		quit:      make(chan struct{}),
+		trim:      idle.NewTrimmer(trimAfter),
 	}
+	defer s.trim.Stop()
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
