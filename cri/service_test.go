@@ -325,6 +325,23 @@ func TestRuntimeInformation(t *testing.T) {
 	}
 }
 
+// TestConfiguredServer: what the administrator decides of the services.
+func TestConfiguredServer(t *testing.T) {
+	o := options(&fakeRuntime{})
+	o.CgroupDriver, o.MaxRequest = "systemd", 1<<10
+	c, ctx := pb.NewRuntimeServiceClient(connect(t, o)), t.Context()
+	rc, err := c.RuntimeConfig(ctx, &pb.RuntimeConfigRequest{})
+	if err != nil || rc.GetLinux().GetCgroupDriver() != pb.CgroupDriver_SYSTEMD {
+		t.Errorf("RuntimeConfig = %v, %v; want SYSTEMD", rc, err)
+	}
+	for size, want := range map[int]codes.Code{1 << 9: codes.NotFound, 1 << 11: codes.ResourceExhausted} {
+		_, err := c.PodSandboxStatus(ctx, &pb.PodSandboxStatusRequest{PodSandboxId: strings.Repeat("a", size)})
+		if status.Code(err) != want {
+			t.Errorf("request of %d bytes = %v; want %s", size, err, want)
+		}
+	}
+}
+
 func TestExecSync(t *testing.T) {
 	r := &fakeRuntime{containers: []*sandbox.Container{{ID: "c1"}}}
 	c := runtimeClient(t, r)
