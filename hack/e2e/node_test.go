@@ -91,7 +91,7 @@ func startNode(t *testing.T, config map[string]string) (*node, error) {
 			"netns_dir": quote(dir, "netns"), "supervisor_cgroup": quote("/"+filepath.Base(dir), "supervisors"),
 			"cni_conf_dir": quote(dir, "net.d"), "cni_bin_dirs": "[" + quote(testtools.CNIPlugins(t)) + "]",
 			"registry_config_dirs": "[" + quote(dir, "certs.d") + "]",
-			"log_level": `"debug"`,
+			"log_level":            `"debug"`,
 		},
 	}
 	for key, value := range config {
