@@ -499,6 +499,30 @@ func TestPullErrors(t *testing.T) {
 	}
 }
 
+// TestCredentialsAreNotLogged: a pull is logged, what it is let in with is not.
+func TestCredentialsAreNotLogged(t *testing.T) {
+	var log bytes.Buffer
+	images := &fakeImages{byName: map[string]*Image{}}
+	o := options(&fakeRuntime{})
+	o.Images, o.Log = images, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	c := pb.NewImageServiceClient(connect(t, o))
+	for _, fail := range []error{nil, image.ErrUnauthorized} {
+		images.fail = fail
+		for _, auth := range []*pb.AuthConfig{
+			{Username: "secret-user", Password: "secret-password"}, {Auth: "c2VjcmV0LXVzZXI6c2VjcmV0"}, {Auth: "c2VjcmV0"},
+			{IdentityToken: "secret-identity"}, {RegistryToken: "secret-token"}, {Password: "secret\x00"},
+		} {
+			_, err := c.PullImage(t.Context(), &pb.PullImageRequest{Image: &pb.ImageSpec{Image: "example.org/a:1"}, Auth: auth})
+			if text := fmt.Sprint(err); strings.Contains(text, "secret") || strings.Contains(text, "c2Vj") {
+				t.Errorf("PullImage = %v; want no credentials in it", err)
+			}
+		}
+	}
+	if text := log.String(); strings.Contains(text, "secret") || strings.Contains(text, "c2Vj") || strings.Count(text, "op=PullImage image=example.org/a:1") != 12 {
+		t.Errorf("log of 12 pulls:\n%s", text)
+	}
+}
+
 // TestInterceptor: a panic costs one call, and each call has one line with its fields.
 func TestInterceptor(t *testing.T) {
 	var log bytes.Buffer
