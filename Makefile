@@ -49,6 +49,9 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 
 test-all: test test-vm ## test and test-vm
 
+critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
+	hack/critest/run.sh
+
 demo: build ## start the daemon and run a pod in it, step by step
 	hack/demo.sh
 
