@@ -10,11 +10,15 @@ import (
 	"strings"
 )
 
-// list names specifications, each with a reason.
-type list map[string]string
+// list names specifications.
+type list map[string]exception
 
-// readList reads lines "NAME: REASON", where NAME is the full name of a specification, up to the last ": ". Blank
-// lines and those that begin with # are for people.
+// exception is why a specification cannot pass. Symptom is part of the message that it then fails with: the same
+// specification may fail for another reason, which is no exception.
+type exception struct{ symptom, reason string }
+
+// readList reads lines "NAME | SYMPTOM | REASON", where NAME is the full name of a specification. Blank lines and
+// those that begin with # are for people.
 func readList(path string) (list, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -36,15 +40,14 @@ func parseList(r io.Reader) (list, error) {
 		if line == "" || line[0] == '#' {
 			continue
 		}
-		i := strings.LastIndex(line, ": ")
-		if i <= 0 {
-			return nil, fmt.Errorf("%d: want NAME: REASON", n)
+		f := strings.Split(line, " | ")
+		if len(f) != 3 || slices.ContainsFunc(f, func(s string) bool { return strings.TrimSpace(s) == "" }) {
+			return nil, fmt.Errorf("%d: want NAME | SYMPTOM | REASON", n)
 		}
-		name, reason := line[:i], strings.TrimSpace(line[i+2:])
-		if _, twice := l[name]; twice {
-			return nil, fmt.Errorf("%d: %q is listed twice", n, name)
+		if _, twice := l[f[0]]; twice {
+			return nil, fmt.Errorf("%d: %q is listed twice", n, f[0])
 		}
-		l[name] = reason
+		l[f[0]] = exception{f[1], f[2]}
 	}
 	return l, s.Err()
 }

@@ -78,7 +78,8 @@ func run(o options) (ok bool, err error) {
 	}
 	o.suite.report = filepath.Join(o.work, "ginkgo.json")
 	err = o.suite.run(context.Background(), n.socket())
-	if err = errors.Join(err, n.stop()); err != nil {
+	left, leftErr := n.leftovers()
+	if err = errors.Join(err, leftErr, n.stop()); err != nil {
 		return false, err
 	}
 	r, err := readReport(o.suite.report)
@@ -86,6 +87,7 @@ func run(o options) (ok bool, err error) {
 		return false, err
 	}
 	s := summarize(r, known, o.suite.excluded)
+	s.Problems = append(s.Problems, left...)
 	s.print(os.Stdout)
 	return s.ok(), s.write(o.report)
 }

@@ -92,8 +92,8 @@ func summarize(r suiteReport, known, excluded list) summary {
 			}
 		case spec.State == "skipped" || spec.State == "pending":
 			x.Why = firstLine(spec.Failure.Message)
-			if reason, ok := excluded[name]; ok {
-				x.Why = reason
+			if e, ok := excluded[name]; ok {
+				x.Why = e.reason
 			} else if x.Why == "" {
 				continue
 			}
@@ -101,7 +101,9 @@ func summarize(r suiteReport, known, excluded list) summary {
 		default:
 			x.Why = spec.State + ": " + firstLine(spec.Failure.Message)
 			x.Where = fmt.Sprintf("%s:%d", spec.Failure.Location.FileName, spec.Failure.Location.LineNumber)
-			if x.Known = known[name]; x.Known == "" {
+			if e, ok := known[name]; ok && strings.Contains(spec.Failure.Message, e.symptom) {
+				x.Known = e.reason
+			} else {
 				s.UnlistedCount++
 			}
 			s.Failed = append(s.Failed, x)
@@ -120,19 +122,32 @@ func summarize(r suiteReport, known, excluded list) summary {
 
 func (s summary) ok() bool { return s.UnlistedCount == 0 && len(s.Problems) == 0 }
 
-// firstLine is the first line of a failure that says what happened: Gomega puts a line that the specification chose,
-// or "Unexpected error:", before it.
+// firstLine is the first line of a failure, and the error's where Gomega puts it further down: below a line that the
+// specification chose and one that names the type.
 func firstLine(message string) string {
-	var lines []string
+	var first, cause string
+	isCause := false
 	for line := range strings.Lines(message) {
-		if line = strings.TrimSpace(line); line != "" && line != "Unexpected error:" && !strings.HasPrefix(line, "<*") {
-			lines = append(lines, line)
+		line = strings.TrimSpace(line)
+		switch {
+		case line == "" || line == "Unexpected error:":
+		case strings.HasPrefix(line, "<*") && strings.HasSuffix(line, ">:"):
+			isCause = true
+			continue
+		case isCause && cause == "":
+			cause = line
+		case first == "":
+			first = line
 		}
+		isCause = false
 	}
-	if len(lines) == 0 {
-		return ""
+	switch {
+	case first == "":
+		return cause
+	case cause == "" || strings.Contains(first, cause):
+		return first
 	}
-	return lines[0]
+	return first + ": " + cause
 }
 
 func (s summary) write(path string) error {
