@@ -6,10 +6,8 @@ set -euo pipefail
 mounts=$(awk '{ for (i = 7; $i != "-"; i++); if ($(i + 1) ~ /^cgroup2?$/) print $5, $(i + 1), $(i + 3) }' /proc/self/mountinfo)
 read -r root _ < <(awk '{ for (i = 7; $i != "-"; i++); if ($5 == "/sys/fs/cgroup") print $(i + 1) }' /proc/self/mountinfo | tail -n 1)
 if [ "$root" = cgroup2 ]; then
+  umount -R /sys/fs/cgroup
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
-  # A group with processes cannot pass controllers on.
-  mkdir /sys/fs/cgroup/runner
-  while read -r pid; do echo "$pid" > /sys/fs/cgroup/runner/cgroup.procs; done < <(cat /sys/fs/cgroup/cgroup.procs)
 else
   mount -t tmpfs -o mode=755 cgroup /sys/fs/cgroup
   while read -r where type options; do
