@@ -41,6 +41,12 @@ func MountOverlay(o Overlay) (*os.File, error) {
 
 var errNoLowerdirAppend = errors.New("overlay has no lowerdir+")
 
+// lacksLowerdirAppend tells what a kernel without lowerdir+ answers to the first one: EINVAL if it does not know the
+// key (Linux 6.5 to 6.7), EOPNOTSUPP before, when overlay had no parameters but the string of mount(2).
+func lacksLowerdirAppend(err error) bool {
+	return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)
+}
+
 func mountOverlayFs(o Overlay) (*os.File, error) {
 	fd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -56,7 +62,7 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 	}
 	for i, l := range o.Lower {
 		if err := setLayer(fd, "lowerdir+", l); err != nil {
-			if i == 0 && errors.Is(err, unix.EINVAL) {
+			if i == 0 && lacksLowerdirAppend(err) {
 				return nil, errNoLowerdirAppend
 			}
 			return nil, fsError(fd, fmt.Sprintf("lowerdir+ (layer %d of %d, %s)", i+1, len(o.Lower), l.Name()), err)
