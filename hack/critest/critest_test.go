@@ -85,6 +85,19 @@ func TestSummarize(t *testing.T) {
 	}
 }
 
+func TestFirstLine(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                            "",
+		"\nA spec timeout occurred\n": "A spec timeout occurred",
+		"Unexpected error:\n    <*status.Error | 0x1>: \n    rpc error: x\n    {\n        s: {\n":        "rpc error: x",
+		"start: rpc error: x\nUnexpected error:\n    <*status.Error | 0x1>: \n    rpc error: x\n    {\n": "start: rpc error: x",
+	} {
+		if got := firstLine(in); got != want {
+			t.Errorf("firstLine(%q) = %q; want %q", in, got, want)
+		}
+	}
+}
+
 func TestSummarizeNothing(t *testing.T) {
 	s := summarize(suiteReport{SpecialSuiteFailureReasons: []string{"Interrupted by User"}}, nil, nil)
 	if diff := cmp.Diff([]string{"no specification was run", "Interrupted by User"}, s.Problems); diff != "" || s.ok() {

@@ -134,7 +134,8 @@ func firstLine(message string) string {
 		case strings.HasPrefix(line, "<*") && strings.HasSuffix(line, ">:"):
 			isCause = true
 			continue
-		case isCause && cause == "":
+		case cause != "": // what follows are the fields of the error
+		case isCause:
 			cause = line
 		case first == "":
 			first = line
