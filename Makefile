@@ -17,7 +17,7 @@ UNITDIR  ?= /etc/systemd/system
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod critest tools clean
+.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-all: test test-vm ## test and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh
+
+critest-vm: build ## critest in the guest of test-vm
+	hack/critest/vm.sh
 
 demo: build ## run pods in a private daemon, step by step, with crictl; about a minute after the build
 	hack/demo.sh
