@@ -19,7 +19,6 @@ listen = '%[1]s/sock'
 netns_dir = '%[1]s/netns'
 cni_conf_dir = '%[1]s/net.d'
 cni_bin_dirs = ['%[2]s']
-cdi_spec_dirs = ['%[1]s/cdi']
 registry_config_dirs = ['%[1]s/certs.d']
 enable_unprivileged_icmp = false
 log_level = 'debug'
@@ -68,7 +67,8 @@ func startNode(program, plugins, dir string) (*node, error) {
 		}
 		select {
 		case err := <-n.done:
-			return nil, fmt.Errorf("the daemon ended: %w; see its log", err)
+			text, _ := os.ReadFile(log.Name())
+			return nil, fmt.Errorf("the daemon ended: %w\n%s", err, text[max(0, len(text)-2000):])
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
