@@ -16,7 +16,7 @@ import (
 type client struct {
 	id   string // the supervisor's
 	conn *sys.Conn
-	exit func(*api.Exit)
+	exit func(*client, *api.Exit)
 	gone chan struct{} // closed when the connection has ended
 
 	sending chan struct{} // holds one while a frame is being sent
@@ -32,7 +32,7 @@ type answer struct {
 	file  *os.File
 }
 
-func newClient(id string, conn *sys.Conn, exit func(*api.Exit)) *client {
+func newClient(id string, conn *sys.Conn, exit func(*client, *api.Exit)) *client {
 	c := &client{id: id, conn: conn, exit: exit, gone: make(chan struct{}), sending: make(chan struct{}, 1), waiting: map[uint64]chan answer{}}
 	go c.read()
 	return c
@@ -59,7 +59,7 @@ func (c *client) dispatch(r *api.Reply, files []*os.File) {
 	if r.Seq == 0 {
 		closeFiles(files)
 		if r.Exit != nil {
-			c.exit(r.Exit)
+			c.exit(c, r.Exit)
 		}
 		if r.Err != nil { // it closes the connection after this
 			c.end(r.Err)

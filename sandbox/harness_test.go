@@ -99,7 +99,7 @@ func (h *host) manager() *Manager {
 	}
 	h.current = m
 	h.t.Cleanup(func() {
-		exe.Close()
+		defer exe.Close()
 		if h.current != m {
 			return // a later manager took over
 		}
@@ -108,19 +108,10 @@ func (h *host) manager() *Manager {
 				h.t.Errorf("RemovePod = %v", err)
 			}
 		}
-		m.endSupervisors()
 		m.Close()
 		sys.UnmountDetach(filepath.Join(h.dir, "netns"))
 	})
 	return m
-}
-
-func (m *Manager) endSupervisors() {
-	all := m.pool.clients
-	m.pool.clients = map[string]*client{}
-	for _, c := range all {
-		m.pool.quit(context.Background(), c)
-	}
 }
 
 // do counts what is acquired, then errs if the test wants it.
