@@ -70,6 +70,7 @@ type host struct {
 	initScript string // of pod inits
 	images     map[string]*Image
 	current    *Manager
+	quiet      bool // what is expected to go wrong is not logged
 }
 
 func newHost(t *testing.T) *host {
@@ -92,7 +93,7 @@ func (h *host) manager() *Manager {
 		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: 2,
 		OperationTimeout: 30 * time.Second, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
 		Network: h, Images: h, Runtime: h, Failpoint: h.step,
-		Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Log: h.log(),
 	})
 	if err != nil {
 		h.t.Fatalf("New = %v", err)
@@ -112,6 +113,13 @@ func (h *host) manager() *Manager {
 		sys.UnmountDetach(filepath.Join(h.dir, "netns"))
 	})
 	return m
+}
+
+func (h *host) log() *slog.Logger {
+	if h.quiet {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(h.t.Output(), nil))
 }
 
 // do counts what is acquired, then errs if the test wants it.
