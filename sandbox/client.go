@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
@@ -15,10 +16,10 @@ import (
 type client struct {
 	id   string // the supervisor's
 	conn *sys.Conn
-	exit func(*api.Exit)
+	exit func(*client, *api.Exit)
 	gone chan struct{} // closed when the connection has ended
 
-	sending sync.Mutex
+	sending chan struct{} // holds one while a frame is being sent
 
 	mu      sync.Mutex
 	seq     uint64
@@ -31,8 +32,8 @@ type answer struct {
 	file  *os.File
 }
 
-func newClient(id string, conn *sys.Conn, exit func(*api.Exit)) *client {
-	c := &client{id: id, conn: conn, exit: exit, gone: make(chan struct{}), waiting: map[uint64]chan answer{}}
+func newClient(id string, conn *sys.Conn, exit func(*client, *api.Exit)) *client {
+	c := &client{id: id, conn: conn, exit: exit, gone: make(chan struct{}), sending: make(chan struct{}, 1), waiting: map[uint64]chan answer{}}
 	go c.read()
 	return c
 }
@@ -58,7 +59,10 @@ func (c *client) dispatch(r *api.Reply, files []*os.File) {
 	if r.Seq == 0 {
 		closeFiles(files)
 		if r.Exit != nil {
-			c.exit(r.Exit)
+			c.exit(c, r.Exit)
+		}
+		if r.Err != nil { // it closes the connection after this
+			c.end(r.Err)
 		}
 		return
 	}
@@ -82,6 +86,10 @@ func (c *client) dispatch(r *api.Reply, files []*os.File) {
 
 func (c *client) end(err error) {
 	c.mu.Lock()
+	if c.closed != nil {
+		c.mu.Unlock()
+		return
+	}
 	c.closed = fmt.Errorf("%w: supervisor %s: %w", ErrUnavailable, c.id, err)
 	for seq, ch := range c.waiting {
 		delete(c.waiting, seq)
@@ -106,7 +114,7 @@ func (c *client) call(ctx context.Context, req *api.Request, files ...*os.File) 
 	c.mu.Unlock()
 	if err := c.send(ctx, req, files); err != nil {
 		c.drop(req.Seq)
-		return nil, nil, fmt.Errorf("supervisor %s: %s: %w", c.id, req.Op, err)
+		return nil, nil, fmt.Errorf("supervisor %s: send %s: %w", c.id, req.Op, err)
 	}
 	select {
 	case a, ok := <-ch:
@@ -131,11 +139,39 @@ func (c *client) send(ctx context.Context, req *api.Request, files []*os.File) e
 	if err != nil {
 		return err
 	}
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	deadline, _ := ctx.Deadline() // the zero time is none
-	c.conn.SetSendDeadline(deadline)
-	return c.conn.Send(frame, files...)
+	select {
+	case c.sending <- struct{}{}:
+		defer func() { <-c.sending }()
+	case <-ctx.Done():
+		return fmt.Errorf("it does not read: %w", ctx.Err())
+	}
+	c.conn.SetSendDeadline(time.Time{})
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		c.conn.SetSendDeadline(time.Unix(1, 0))
+	})
+	err = c.conn.Send(frame, files...)
+	if !stop() {
+		<-ended // before the next sender sets its own
+	}
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("it does not read: %w", ctx.Err())
+	case err != nil: // the connection is broken: who waits for an answer is told by its reader
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return nil
+}
+
+// alive tells whether the connection stands.
+func (c *client) alive() bool {
+	select {
+	case <-c.gone:
+		return false
+	default:
+		return true
+	}
 }
 
 func (c *client) drop(seq uint64) {

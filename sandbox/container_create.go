@@ -36,8 +36,8 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	if facts.State() != PodReady {
 		return "", fmt.Errorf("%w: the pod sandbox is %s", ErrState, facts.State())
 	}
-	for _, c := range m.containersOf(p.ID) {
-		if c.Config.Metadata != cfg.Metadata || c.CreatedAt.IsZero() {
+	for _, c := range m.Containers() {
+		if c.PodID != p.ID || c.Config.Metadata != cfg.Metadata {
 			continue
 		}
 		if reflect.DeepEqual(&c.Config, cfg) {
@@ -68,9 +68,9 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	if err := m.ctrFiles.create(c.ID, &c.Container); err != nil { // the record comes first
 		return "", err
 	}
-	m.mu.Lock()
-	m.ctrs[c.ID] = c
-	m.mu.Unlock()
+	if err := m.enroll(p, c); err != nil {
+		return "", errors.Join(err, m.ctrFiles.remove(c.ID))
+	}
 	defer func() {
 		if err == nil {
 			return
@@ -95,6 +95,18 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	}
 	// The creation time makes the container visible: a record without it is an interrupted creation.
 	return c.ID, m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline })
+}
+
+// enroll makes a container known. A pod that is being stopped or removed meanwhile either finds it
+// or does not get it.
+func (m *Manager) enroll(p *pod, c *ctr) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if state := p.State(); m.pods[p.ID] != p || state != PodReady {
+		return fmt.Errorf("%w: the pod sandbox is being stopped", ErrState)
+	}
+	m.ctrs[c.ID] = c
+	return nil
 }
 
 func firstOf(all ...string) string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"time"
@@ -14,33 +15,54 @@ import (
 
 // Reasons of an exit (CRI ContainerStatus.reason).
 const (
-	reasonCompleted = "Completed"
-	reasonError     = "Error"
-	reasonOOM       = "OOMKilled"
+	reasonCompleted  = "Completed"
+	reasonError      = "Error"
+	reasonOOM        = "OOMKilled"
+	reasonStartError = "StartError"
 	// exitUnknown is the exit code where the real one is lost.
 	exitUnknown = 255
 	// reapTime is how long the machine's PID 1 may take to reap an orphan.
 	reapTime = 10 * time.Second
 )
 
-// exited hears from a supervisor that a process has ended.
-func (m *Manager) exited(e *api.Exit) {
+// exited hears from a supervisor that a process has ended. It may hear it twice.
+func (m *Manager) exited(from *client, e *api.Exit) {
 	m.mu.Lock()
 	c := m.ctrs[e.ID]
 	init := m.inits[e.ID]
 	exec := m.execs[e.ID]
 	delete(m.inits, e.ID)
 	delete(m.execs, e.ID)
+	if exec != nil {
+		exec <- e // it has room for one, and gets only one
+	}
 	m.mu.Unlock()
 	switch {
 	case exec != nil:
-		exec <- e
 	case init != nil:
 		close(init)
-		go m.initEnded(e)
+		m.background.Go(func() { m.initEnded(e) })
+	case c != nil && e.Failed != "":
+		m.background.Go(func() { m.launchFailed(c, e) })
 	case c != nil:
-		go m.containerExited(c, e)
+		m.background.Go(func() { m.containerExited(c, e) })
+	case e.Failed == "":
+		m.background.Go(func() { m.forgetAt(from, e.ID) })
 	}
+}
+
+// launchFailed: whoever asked for the launch records why it failed. This is for a launch that
+// an earlier daemon asked for.
+func (m *Manager) launchFailed(c *ctr, e *api.Exit) {
+	free, err := m.locks.take(m.life, "container "+c.ID, "record a failed launch")
+	if err != nil {
+		return
+	}
+	defer free()
+	m.finish(c, func(c *Container) {
+		c.FinishedAt, c.ExitCode, c.Reason, c.Message = e.At, exitStartError, reasonStartError, e.Failed
+	})
+	m.reclaim(c)
 }
 
 // initEnded: a pod whose init has ended without being told to is not ready any more.
@@ -49,33 +71,40 @@ func (m *Manager) initEnded(e *api.Exit) {
 	if err != nil {
 		return
 	}
+	m.updatePod(p, func(p *Pod) {
+		if p.StoppedAt.IsZero() && p.Why == "" {
+			p.Why = fmt.Sprintf("the init of the pod's PID namespace has ended with code %d", e.Code)
+			m.cfg.Log.Error("pod init has ended", "pod", p.ID, "code", e.Code)
+		}
+	})
 	m.forget(e.ID, m.snapshot(p).Supervisor)
-	if m.snapshot(p).State() == PodReady {
-		m.updatePod(p, func(p *Pod) { p.Why = "the init of the pod's PID namespace has ended" })
-		m.cfg.Log.Error("pod init has ended", "pod", p.ID, "code", e.Code)
-	}
 }
 
 // containerExited records an exit, then gives back what the process held. The record
 // is written before the exit file goes.
 func (m *Manager) containerExited(c *ctr, e *api.Exit) {
-	reason := reasonCompleted
+	err := m.finish(c, func(c *Container) {
+		c.FinishedAt, c.ExitCode, c.OOMKilled, c.Reason = e.At, e.Code, e.OOM, exitReason(e)
+	})
+	if err == nil { // else the exit file and the supervisor keep it, and compare tries again
+		m.reclaim(c)
+	}
+}
+
+func exitReason(e *api.Exit) string {
 	switch {
 	case e.OOM:
-		reason = reasonOOM
+		return reasonOOM
 	case e.Code != 0:
-		reason = reasonError
+		return reasonError
 	}
-	m.finish(c, func(c *Container) {
-		c.FinishedAt, c.ExitCode, c.OOMKilled, c.Reason = e.At, e.Code, e.OOM, reason
-	})
-	m.reclaim(c)
+	return reasonCompleted
 }
 
 // reclaim gives back what an ended container's process held. What fails is
 // tried again by the reconciler and at removal.
 func (m *Manager) reclaim(c *ctr) {
-	ctx, cancel := m.cleanup(context.Background())
+	ctx, cancel := context.WithTimeout(m.life, m.cfg.CleanupTimeout)
 	defer cancel()
 	p, err := m.pod(c.PodID)
 	if err != nil {
@@ -99,15 +128,16 @@ func (m *Manager) forget(id, supervisor string) {
 }
 
 func (m *Manager) forgetAt(c *client, id string) {
-	ctx, cancel := m.cleanup(context.Background())
+	ctx, cancel := context.WithTimeout(m.life, helloTimeout)
 	defer cancel()
-	if _, _, err := c.call(ctx, &api.Request{Op: api.OpForget, ID: id}); err != nil && !errors.Is(err, ErrUnavailable) {
+	_, _, err := c.call(ctx, &api.Request{Op: api.OpForget, ID: id})
+	if err != nil && !errors.Is(err, ErrUnavailable) && m.life.Err() == nil { // compare tries again
 		m.cfg.Log.Warn("forget an ended process", "ctr", id, "err", err)
 	}
 }
 
 // finish sets the facts of a container's end once, records them and wakes who waits.
-func (m *Manager) finish(c *ctr, facts func(*Container)) {
+func (m *Manager) finish(c *ctr, facts func(*Container)) error {
 	var first bool
 	err := m.updateContainer(c, func(c *ctr) {
 		if first = c.FinishedAt.IsZero(); first {
@@ -121,6 +151,7 @@ func (m *Manager) finish(c *ctr, facts func(*Container)) {
 	if first {
 		close(c.done)
 	}
+	return err
 }
 
 // lost is told that a supervisor has died. Its containers go on as orphans, and their exit
@@ -132,52 +163,67 @@ func (m *Manager) lost(supervisor string, pods []string) {
 		delete(m.inits, id)
 		m.mu.Unlock()
 		if p, err := m.pod(id); err == nil && init != nil {
-			close(init)
 			m.updatePod(p, func(p *Pod) { p.Why = "the supervisor of the pod's init has died" })
+			close(init)
 		}
 		for _, c := range m.containersOf(id) {
-			m.mu.Lock()
-			pidfd := c.pidfd
-			c.pidfd = nil
-			m.mu.Unlock()
-			if pidfd != nil {
-				go m.orphan(c, pidfd)
-			}
+			m.orphan(c)
 		}
 	}
 }
 
-// orphan waits for a container that no supervisor holds.
-func (m *Manager) orphan(c *ctr, pidfd *os.File) {
-	keep, err := sys.Dup(pidfd)
-	if err == nil {
-		m.mu.Lock()
-		c.pidfd = keep // for signals; finish closes it
-		m.mu.Unlock()
+// orphan waits for a running container that no supervisor holds.
+func (m *Manager) orphan(c *ctr) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.pidfd == nil {
+		return
 	}
-	f, wait, err := sys.WaitPidfd(pidfd)
+	pidfd, err := sys.Dup(c.pidfd) // the other one is for signals
+	m.background.Go(func() { m.awaitOrphan(c, pidfd, err) })
+}
+
+func (m *Manager) awaitOrphan(c *ctr, pidfd *os.File, err error) {
+	var e *api.Exit
+	text := "its supervisor died before it"
 	if err == nil {
-		defer f.Close()
-		err = wait()
+		e, err = m.orphanExit(c, pidfd)
 	}
-	e := &api.Exit{ID: c.ID, Code: exitUnknown, At: time.Now()}
-	text := "its supervisor died and the exit code was lost"
-	if err == nil {
-		status, statusErr := sys.PidfdExitWait(f, reapTime)
-		if statusErr == nil {
-			e.Code, e.Signal = sys.ExitCode(status)
-			text = "its supervisor died before it"
-		} else {
-			text += ": " + statusErr.Error()
-		}
+	if m.life.Err() != nil {
+		return // the next daemon will wait
+	}
+	if err != nil {
+		e = &api.Exit{ID: c.ID, Code: exitUnknown, At: time.Now()}
+		text = "its supervisor died and the exit code was lost: " + err.Error()
 	}
 	m.finish(c, func(c *Container) {
-		c.FinishedAt, c.ExitCode, c.Reason, c.Message = e.At, e.Code, reasonError, text
-		if e.Code == 0 {
-			c.Reason = reasonCompleted
-		}
+		c.FinishedAt, c.ExitCode, c.OOMKilled, c.Reason, c.Message = e.At, e.Code, e.OOM, exitReason(e), text
 	})
 	m.reclaim(c)
+}
+
+// orphanExit waits for the end of a process. How it ended is asked of the kernel, or read from
+// the exit file: a supervisor that cannot be talked to may live and write it.
+func (m *Manager) orphanExit(c *ctr, pidfd *os.File) (*api.Exit, error) {
+	f, wait, err := sys.WaitPidfd(pidfd)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	defer context.AfterFunc(m.life, func() { f.Close() })()
+	if err := wait(); err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	status, err := sys.PidfdExitWait(f, reapTime)
+	if err == nil {
+		code, sig := sys.ExitCode(status)
+		return &api.Exit{ID: c.ID, Code: code, Signal: sig, At: at}, nil
+	}
+	if e, fileErr := m.readExit(c.ID); e != nil && fileErr == nil {
+		return e, nil
+	}
+	return nil, err
 }
 
 // readExit reads an exit file; nil without an error when there is none.

@@ -18,16 +18,16 @@ func (m *Manager) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := m.stopContainer(ctx, c, 0); err != nil {
-		return fmt.Errorf("remove container %s: %w", c.ID, err)
-	}
 	free, err := m.locks.take(ctx, "container "+c.ID, "remove")
 	if err != nil {
-		return err
+		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
 	defer free()
 	if _, err := m.container(c.ID); err != nil { // removed while we waited
 		return nil
+	}
+	if err := m.endContainer(ctx, c, 0); err != nil { // under the lock: no start comes between
+		return fmt.Errorf("remove container %s: %w", c.ID, err)
 	}
 	if err := m.teardownContainer(ctx, c); err != nil {
 		return fmt.Errorf("remove container %s: %w", c.ID, err)
@@ -44,7 +44,7 @@ func (m *Manager) teardownContainer(ctx context.Context, c *ctr) error {
 			return err
 		}
 		if !c.LaunchedAt.IsZero() {
-			m.forget(c.ID, pod.Supervisor)
+			m.background.Go(func() { m.forget(c.ID, pod.Supervisor) })
 		}
 	}
 	if err := m.discard(m.layerDir(c.ID)); err != nil {

@@ -63,7 +63,7 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 		return errors.Join(err, m.failed(ctx, pod, c, timeline, err))
 	}
 	begun, _ := sys.StartTime(pid) // 0 where it has ended already
-	return m.updateContainer(c, func(c *ctr) {
+	err = m.updateContainer(c, func(c *ctr) {
 		c.PID, c.PIDStart, c.pidfd, c.User, c.Timeline = pid, begun, pidfd, user, timeline
 		c.StartedAt = time.Now()
 		if !c.FinishedAt.IsZero() { // it has ended already
@@ -71,6 +71,10 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 			c.dropPidfd()
 		}
 	})
+	if err != nil { // it runs; a restarted daemon learns the same from its supervisor
+		m.cfg.Log.Error("record a start", "ctr", c.ID, "err", err)
+	}
+	return nil
 }
 
 func (c *ctr) dropPidfd() {
@@ -85,7 +89,7 @@ func (m *Manager) failed(ctx context.Context, pod *Pod, c *ctr, timeline []Stage
 	err := m.cfg.Runtime.Cleanup(ctx, pod, &c.Container)
 	m.finish(c, func(c *Container) {
 		c.FinishedAt, c.ExitCode = time.Now(), exitStartError
-		c.Reason, c.Message, c.Timeline = "StartError", cause.Error(), timeline
+		c.Reason, c.Message, c.Timeline = reasonStartError, cause.Error(), timeline
 	})
 	return err
 }
@@ -137,7 +141,7 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 	for _, s := range steps {
 		if err := m.step(f, timeline, s.name, s.do); err != nil {
 			if pidfd != nil { // a failpoint after the launch
-				m.abandon(ctx, client, c.ID)
+				m.abandon(client.id, c.ID)
 				pidfd.Close()
 			}
 			return 0, nil, nil, err

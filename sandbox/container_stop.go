@@ -36,6 +36,10 @@ func (m *Manager) stopContainer(ctx context.Context, c *ctr, timeout time.Durati
 	if err := m.settled(ctx, c); err != nil {
 		return err
 	}
+	return m.endContainer(ctx, c, timeout)
+}
+
+func (m *Manager) endContainer(ctx context.Context, c *ctr, timeout time.Duration) error {
 	m.mu.Lock()
 	state, done := c.State(), c.done
 	m.mu.Unlock()
@@ -54,7 +58,7 @@ func (m *Manager) stopContainer(ctx context.Context, c *ctr, timeout time.Durati
 			return nil
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return fmt.Errorf("it was sent its stop signal and has not ended yet: %w", err)
 		}
 	}
 	if err := m.kill(c, syscall.SIGKILL); err != nil {
@@ -63,7 +67,10 @@ func (m *Manager) stopContainer(ctx context.Context, c *ctr, timeout time.Durati
 	if waitFor(ctx, done, m.cfg.KillTimeout) {
 		return nil
 	}
-	return errors.Join(ctx.Err(), m.undead(c))
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("it was killed and has not ended yet: %w", err)
+	}
+	return m.undead(c)
 }
 
 // settled waits until the container is not being started any more.
@@ -107,7 +114,13 @@ func (m *Manager) kill(c *ctr, sig syscall.Signal) error {
 
 // undead says of a container that survives SIGKILL which process it is and where in the kernel it hangs.
 func (m *Manager) undead(c *ctr) error {
-	proc := filepath.Join("/proc", strconv.Itoa(c.PID))
+	m.mu.Lock()
+	pid, gone := c.PID, c.pidfd != nil && !sys.PidfdAlive(c.pidfd)
+	m.mu.Unlock()
+	if gone {
+		return fmt.Errorf("%w: process %d has ended, but for %s its supervisor has not said how", ErrUnavailable, pid, m.cfg.KillTimeout)
+	}
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	read := func(name string) string {
 		data, err := os.ReadFile(filepath.Join(proc, name))
 		if err != nil {
@@ -116,5 +129,5 @@ func (m *Manager) undead(c *ctr) error {
 		return strings.Join(strings.Fields(string(data)), " ")
 	}
 	return fmt.Errorf("%w: process %d (%s) survives SIGKILL for %s; it hangs in the kernel at: %s",
-		ErrBusy, c.PID, read("comm"), m.cfg.KillTimeout, read("stack"))
+		ErrBusy, pid, read("comm"), m.cfg.KillTimeout, read("stack"))
 }

@@ -111,25 +111,17 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	}
 	_, x.pidfd, err = m.launch(ctx, client, x.id, l, how, stdio)
 	if err != nil {
-		if ctx.Err() != nil { // it may have been started, and is being killed
-			go x.abandoned()
-			return nil, err
-		}
-		m.mu.Lock()
-		delete(m.execs, x.id)
-		m.mu.Unlock()
+		x.drop() // what may have been started is being killed, and its exit has it forgotten
 		return nil, err
 	}
 	return x, nil
 }
 
-// abandoned waits for the exit of a process that was killed, and forgets it.
-func (x *execProcess) abandoned() {
-	select {
-	case <-x.exit:
-		x.m.forgetAt(x.client, x.id)
-	case <-x.client.gone:
-	}
+// drop ends the wait for the exit.
+func (x *execProcess) drop() {
+	x.m.mu.Lock()
+	delete(x.m.execs, x.id)
+	x.m.mu.Unlock()
 }
 
 // wait returns the exit code; when ctx ends first, the process is killed.
@@ -139,7 +131,8 @@ func (x *execProcess) wait(ctx context.Context) (int, error) {
 		x.ended = true
 		return e.Code, nil
 	case <-x.client.gone:
-		return 0, fmt.Errorf("%w: supervisor %s has died", ErrUnavailable, x.client.id)
+		err := fmt.Errorf("%w: the connection to supervisor %s broke", ErrUnavailable, x.client.id)
+		return 0, errors.Join(err, sys.PidfdSignal(x.pidfd, syscallKill))
 	case <-ctx.Done():
 		err := fmt.Errorf("the command did not end in time: %w", ctx.Err())
 		// The init makes it the leader of a session, so what it started in the foreground goes with it.
@@ -150,10 +143,14 @@ func (x *execProcess) wait(ctx context.Context) (int, error) {
 func (x *execProcess) close() {
 	x.pidfd.Close()
 	if !x.ended {
-		go x.abandoned()
-		return
+		x.drop()
+		select {
+		case <-x.exit:
+		default:
+			return // it will be forgotten when it ends
+		}
 	}
-	go x.m.forgetAt(x.client, x.id)
+	x.m.background.Go(func() { x.m.forgetAt(x.client, x.id) })
 }
 
 // capture collects one stream of an exec, up to a limit; what is beyond is read and dropped,

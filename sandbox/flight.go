@@ -14,13 +14,41 @@ type flights struct {
 	mu      sync.Mutex
 	running map[string]*flight
 	limit   time.Duration
+	closed  bool
+	all     sync.WaitGroup
+}
+
+const (
+	// closePatience is how long operations may go on when the daemon ends; undoPatience is
+	// how long the undo of the others may take. What is then left, the next daemon undoes.
+	closePatience = 3 * time.Second
+	undoPatience  = 5 * time.Second
+)
+
+// close lets no operation begin any more and waits for those that run.
+func (fs *flights) close() {
+	fs.mu.Lock()
+	fs.closed = true
+	fs.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { fs.all.Wait(); close(ended) }()
+	if waitFor(context.Background(), ended, closePatience) {
+		return
+	}
+	fs.mu.Lock()
+	for _, f := range fs.running {
+		f.cancel()
+	}
+	fs.mu.Unlock()
+	waitFor(context.Background(), ended, undoPatience)
 }
 
 type flight struct {
-	begun time.Time
-	done  chan struct{}
-	id    string
-	err   error
+	begun  time.Time
+	cancel context.CancelFunc
+	done   chan struct{}
+	id     string
+	err    error
 
 	mu    sync.Mutex
 	stage string
@@ -45,13 +73,19 @@ func (f *flight) where() string {
 func (fs *flights) do(ctx context.Context, key string, op func(context.Context, *flight) (string, error)) (string, error) {
 	fs.mu.Lock()
 	f := fs.running[key]
+	if f == nil && fs.closed {
+		fs.mu.Unlock()
+		return "", fmt.Errorf("%w: the daemon is ending", ErrUnavailable)
+	}
 	if f == nil {
 		f = &flight{begun: time.Now(), since: time.Now(), stage: "begin", done: make(chan struct{})}
 		if fs.running == nil {
 			fs.running = map[string]*flight{}
 		}
 		fs.running[key] = f
-		go fs.run(context.WithoutCancel(ctx), key, f, op)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fs.limit)
+		f.cancel = cancel
+		fs.all.Go(func() { fs.run(ctx, key, f, op) })
 	}
 	fs.mu.Unlock()
 	select {
@@ -63,8 +97,7 @@ func (fs *flights) do(ctx context.Context, key string, op func(context.Context, 
 }
 
 func (fs *flights) run(ctx context.Context, key string, f *flight, op func(context.Context, *flight) (string, error)) {
-	ctx, cancel := context.WithTimeout(ctx, fs.limit)
-	defer cancel()
+	defer f.cancel()
 	f.id, f.err = op(ctx, f)
 	fs.mu.Lock()
 	delete(fs.running, key)

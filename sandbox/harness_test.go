@@ -46,6 +46,10 @@ func TestMain(m *testing.M) {
 func scriptInit() {
 	script, _ := io.ReadAll(io.NewSectionReader(os.NewFile(initmsg.FDMessage, "message"), 0, 1<<20))
 	report := os.NewFile(initmsg.FDSync, "sync")
+	if rest, ok := strings.CutPrefix(string(script), "slow "); ok {
+		time.Sleep(time.Second)
+		script = []byte(rest)
+	}
 	if msg, ok := strings.CutPrefix(string(script), "fail "); ok {
 		report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindError, Stage: "mount", Errno: syscall.ENOENT, Text: msg}))
 		os.Exit(1)
@@ -70,6 +74,13 @@ type host struct {
 	initScript string // of pod inits
 	images     map[string]*Image
 	current    *Manager
+	managers   int
+	die        func() // called instead of failing
+	onCheck    func() // called once by Check
+	operation  time.Duration
+	// perSupervisor is how many pods share one.
+	perSupervisor int
+	quiet         bool // what is expected to go wrong is not logged
 }
 
 func newHost(t *testing.T) *host {
@@ -77,7 +88,7 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Skip("makes namespaces and mounts: needs root")
 	}
-	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, script: "exec sleep 1000", initScript: "exec sleep 1000",
+	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, perSupervisor: 2, operation: 30 * time.Second, script: "exec sleep 1000", initScript: "exec sleep 1000",
 		images: map[string]*Image{"busybox": {ID: "sha256:1", Ref: "busybox@sha256:2"}}}
 }
 
@@ -87,19 +98,25 @@ func (h *host) manager() *Manager {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	// Each manager has its own name for the root, so that one can be cut off from it.
+	h.managers++
+	root := filepath.Join(h.dir, fmt.Sprint("root", h.managers))
+	if err := errors.Join(os.MkdirAll(filepath.Join(h.dir, "root"), 0o700), os.Symlink("root", root)); err != nil {
+		h.t.Fatal(err)
+	}
 	m, err := New(context.Background(), Config{
-		Root: filepath.Join(h.dir, "root"), State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
-		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: 2,
-		OperationTimeout: 30 * time.Second, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
+		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
+		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
+		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
 		Network: h, Images: h, Runtime: h, Failpoint: h.step,
-		Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Log: h.log(),
 	})
 	if err != nil {
 		h.t.Fatalf("New = %v", err)
 	}
 	h.current = m
 	h.t.Cleanup(func() {
-		exe.Close()
+		defer exe.Close()
 		if h.current != m {
 			return // a later manager took over
 		}
@@ -108,44 +125,44 @@ func (h *host) manager() *Manager {
 				h.t.Errorf("RemovePod = %v", err)
 			}
 		}
-		m.endSupervisors()
 		m.Close()
 		sys.UnmountDetach(filepath.Join(h.dir, "netns"))
 	})
 	return m
 }
 
-func (m *Manager) endSupervisors() {
-	all := m.pool.clients
-	m.pool.clients = map[string]*client{}
-	for _, c := range all {
-		m.pool.quit(context.Background(), c)
+func (h *host) log() *slog.Logger {
+	if h.quiet {
+		return slog.New(slog.DiscardHandler)
 	}
+	return slog.New(slog.NewTextHandler(h.t.Output(), nil))
 }
 
 // do counts what is acquired, then errs if the test wants it.
 func (h *host) do(name, resource string) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.live[resource] = true
-	return h.failLocked(name)
+	h.mu.Unlock()
+	return h.step(name)
 }
 
 func (h *host) step(name string) error {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.failLocked(name)
+	fails, die := h.fail == name, h.die
+	if fails {
+		h.fail = ""
+	}
+	h.mu.Unlock()
+	switch {
+	case !fails:
+		return nil
+	case die != nil:
+		die()
+	}
+	return fmt.Errorf("%s: %w", name, errBroken)
 }
 
 var errBroken = errors.New("broken on purpose")
-
-func (h *host) failLocked(name string) error {
-	if h.fail != name {
-		return nil
-	}
-	h.fail = ""
-	return fmt.Errorf("%s: %w", name, errBroken)
-}
 
 func (h *host) undo(resource string) {
 	h.mu.Lock()
@@ -194,7 +211,16 @@ func (h *host) Rootfs(context.Context, *Container, string) (*os.File, error) {
 	return f, errors.Join(err, h.step("rootfs"))
 }
 
-func (h *host) Check(*Pod, *Container) error { return h.step("check") }
+func (h *host) Check(*Pod, *Container) error {
+	h.mu.Lock()
+	hook := h.onCheck
+	h.onCheck = nil
+	h.mu.Unlock()
+	if hook != nil {
+		hook()
+	}
+	return h.step("check")
+}
 
 func (h *host) Prepare(_ context.Context, p *Pod, c *Container, _ Environment) (*Launch, error) {
 	return &Launch{Message: []byte(h.script), User: &workload.User{}}, h.do("cgroup", "cgroup "+c.ID)

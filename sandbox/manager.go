@@ -49,8 +49,9 @@ type Manager struct {
 	ctrFiles   records[Container]
 	operations flights
 	locks      locks
+	life       context.Context // ends with Close
 	stop       context.CancelFunc
-	background sync.WaitGroup
+	background tasks
 	trim       *idle.Trimmer
 	trash      sync.Mutex // held while the trash is emptied
 
@@ -96,12 +97,14 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		inits:    map[string]chan struct{}{},
 		execs:    map[string]chan *api.Exit{},
 	}
+	m.life, m.stop = context.WithCancel(context.Background())
 	m.operations.limit = cfg.OperationTimeout
 	m.trim = idle.NewTrimmer(trimAfter)
 	m.pool = &pool{
 		dir: filepath.Join(cfg.State, "supervisors"), programs: cfg.Programs, procs: cfg.SupervisorProcs,
-		perPod: max(cfg.PodsPerSupervisor, 1), log: cfg.Log, exited: m.exited, lost: m.lost,
+		perPod: max(cfg.PodsPerSupervisor, 1), log: cfg.Log, exited: m.exited, lost: m.lost, found: m.found,
 		clients: map[string]*client{}, pods: map[string]map[string]bool{},
+		estranged: map[string]bool{}, children: map[string]*os.File{}, turn: make(chan struct{}, 1),
 	}
 	for _, dir := range []string{m.exitDir(), m.podStateDir(""), m.layerDir(""), m.trashDir()} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
@@ -112,17 +115,17 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, fmt.Errorf("recovery: %w", err)
 	}
 	m.pool.warm()
-	bg, stop := context.WithCancel(context.Background())
-	m.stop = stop
-	m.background.Go(func() { m.reconcileLoop(bg) })
+	m.background.Go(func() { m.reconcileLoop(m.life) })
 	return m, nil
 }
 
-// Close lets go of everything; pods go on running.
+// Close lets go of everything; pods go on running. Operations that run have a moment to
+// end; those that take longer are undone.
 func (m *Manager) Close() {
+	m.operations.close()
 	m.stop()
 	m.trim.Stop()
-	m.background.Wait()
+	m.background.close()
 	m.pool.close()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -258,10 +261,15 @@ func (m *Manager) Container(id string) (*Container, error) {
 	if err != nil {
 		return nil, err
 	}
+	return m.facts(c), nil
+}
+
+// facts copies a container's facts, for use without the lock.
+func (m *Manager) facts(c *ctr) *Container {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	facts := c.Container
-	return &facts, nil
+	return &facts
 }
 
 // Containers lists all containers, the newest first.

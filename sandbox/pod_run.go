@@ -88,7 +88,13 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 			return "", err
 		}
 	}
-	return p.ID, m.updatePod(p, func(p *Pod) { p.ReadyAt, p.Timeline = time.Now(), timeline })
+	if err := m.updatePod(p, func(p *Pod) { p.ReadyAt, p.Timeline = time.Now(), timeline }); err != nil {
+		return "", err
+	}
+	if why := m.snapshot(p).Why; why != "" { // meanwhile
+		return "", errors.New(why)
+	}
+	return p.ID, nil
 }
 
 func (m *Manager) ownsNetwork(p *Pod) bool {
@@ -208,14 +214,14 @@ func (m *Manager) startPodInit(ctx context.Context, p *pod) error {
 }
 
 // supervisorOf returns the supervisor that holds the pod's processes. One that has died
-// is replaced as long as none of the pod's processes was in it.
+// is replaced unless the pod's init was in it: without that the pod is not ready any more.
 func (m *Manager) supervisorOf(ctx context.Context, p *pod) (*client, error) {
 	facts := m.snapshot(p)
 	c, err := m.pool.of(facts.Supervisor)
-	if err == nil || m.hadProcesses(facts) {
+	if err == nil || m.sharesPID(facts) && !facts.ReadyAt.IsZero() {
 		return c, err
 	}
-	free, err := m.locks.take(ctx, "supervisor of "+p.ID, "assignment")
+	free, err := m.locks.take(ctx, "supervisor of pod sandbox "+p.ID, "assignment")
 	if err != nil {
 		return nil, err
 	}
@@ -227,22 +233,6 @@ func (m *Manager) supervisorOf(ctx context.Context, p *pod) (*client, error) {
 		return nil, err
 	}
 	return c, m.updatePod(p, func(p *Pod) { p.Supervisor = c.id })
-}
-
-// hadProcesses tells whether anything of the pod was ever launched.
-func (m *Manager) hadProcesses(p *Pod) bool {
-	if m.sharesPID(p) && !p.ReadyAt.IsZero() {
-		return true
-	}
-	for _, c := range m.containersOf(p.ID) {
-		m.mu.Lock()
-		launched := !c.StartedAt.IsZero()
-		m.mu.Unlock()
-		if launched {
-			return true
-		}
-	}
-	return false
 }
 
 // launch hands a prepared process to a supervisor. If the answer does not come in
@@ -266,12 +256,13 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 	}
 	r, pidfd, err := c.call(ctx, &api.Request{Op: api.OpLaunch, ID: id, Roles: roles, Launch: how}, files...)
 	if err != nil {
-		if ctx.Err() != nil {
-			m.abandon(ctx, c, id)
+		if answered := (*api.Error)(nil); !errors.As(err, &answered) {
+			m.abandon(c.id, id)
 		}
 		return 0, nil, err
 	}
 	if pidfd == nil {
+		m.abandon(c.id, id)
 		return 0, nil, fmt.Errorf("supervisor %s: launch: no pidfd", c.id)
 	}
 	for _, w := range r.Warnings {
@@ -280,11 +271,28 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 	return r.PID, pidfd, nil
 }
 
-// abandon kills a process whose launch nobody waits for any more.
-func (m *Manager) abandon(ctx context.Context, c *client, id string) {
-	ctx, cancel := m.cleanup(ctx)
-	defer cancel()
-	if _, _, err := c.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill}); err != nil && !errors.Is(err, ErrNotFound) {
-		m.cfg.Log.Error("kill an abandoned process", "ctr", id, "err", err)
-	}
+// abandonPause is the wait between two tries to reach a supervisor.
+const abandonPause = 100 * time.Millisecond
+
+// abandon kills, in the background, a process whose launch nobody waits for any more. A launch
+// that the supervisor has not come to yet is called off by it.
+func (m *Manager) abandon(supervisor, id string) {
+	m.background.Go(func() {
+		ctx, cancel := context.WithTimeout(m.life, m.cfg.CleanupTimeout)
+		defer cancel()
+		for {
+			c, err := m.pool.of(supervisor)
+			if err != nil {
+				return // with it died who could launch
+			}
+			if err = m.signal(ctx, c, id); err == nil {
+				return
+			}
+			if ctx.Err() != nil { // compare will find it
+				m.cfg.Log.Error("kill an abandoned process", "ctr", id, "err", err)
+				return
+			}
+			waitFor(ctx, nil, abandonPause)
+		}
+	})
 }

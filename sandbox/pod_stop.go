@@ -63,13 +63,11 @@ func (m *Manager) takePod(ctx context.Context, id, op string) (*pod, func(), err
 
 // stopPod is the first half of the teardown. It is safe at any point, and twice.
 func (m *Manager) stopPod(ctx context.Context, p *pod) error {
-	if err := m.updatePod(p, func(p *Pod) {
+	m.recordStop(p, func(p *Pod) {
 		if p.StoppedAt.IsZero() {
 			p.StoppedAt = time.Now()
 		}
-	}); err != nil {
-		return err
-	}
+	})
 	if err := m.killContainers(ctx, p); err != nil {
 		return err
 	}
@@ -81,11 +79,17 @@ func (m *Manager) stopPod(ctx context.Context, p *pod) error {
 		if err := m.cfg.Network.Teardown(ctx, facts); err != nil {
 			return err
 		}
-		if err := m.updatePod(p, func(p *Pod) { p.Attached = false }); err != nil {
-			return err
-		}
+		m.recordStop(p, func(p *Pod) { p.Attached = false })
 	}
 	return m.removePodFiles(facts)
+}
+
+// recordStop records a step of a stop as well as it can: on a full disk pods must stop, and
+// every step can be done again by a daemon that does not know of it.
+func (m *Manager) recordStop(p *pod, change func(*Pod)) {
+	if err := m.updatePod(p, change); err != nil {
+		m.cfg.Log.Error("record a stop", "pod", p.ID, "err", err)
+	}
 }
 
 // killContainers kills all containers of the pod side by side.
@@ -121,10 +125,13 @@ func (m *Manager) stopPodInit(ctx context.Context, p *pod) error {
 	}
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("the pod's init does not end: %w", ctx.Err())
 	}
+	if _, err := m.pool.of(c.id); err != nil { // the supervisor has ended and maybe not the init
+		return m.cfg.Runtime.CleanupPod(ctx, m.snapshot(p))
+	}
+	return nil
 }
 
 // teardownPod is how a pod goes: roll-back, removal and recovery alike. The record goes last.

@@ -96,7 +96,7 @@ func (r records[T]) load(id func(*T) string) (all []*T, bad []BadRecord, err err
 		if err == nil {
 			v, err = r.decode(data, name, id)
 		}
-		if err == nil && bytes.Count(data, []byte("\n")) != 1 {
+		if err == nil && (bytes.Count(data, []byte("\n")) != 1 || data[len(data)-1] != '\n') {
 			err = r.compact(name, v)
 		}
 		if err != nil {

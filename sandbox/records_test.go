@@ -59,6 +59,17 @@ func TestRecordLateSave(t *testing.T) {
 	}
 }
 
+// A torn end behind the only whole line does not spoil the next one.
+func TestRecordTornAfterOneLine(t *testing.T) {
+	r := podRecords(t)
+	must(t, os.WriteFile(r.path("a"), []byte("{\"id\":\"a\"}\n{\"id\":"), 0o600))
+	loadPods(t, r)
+	must(t, r.save("a", &Pod{ID: "a", Why: "next"}))
+	if all, bad := loadPods(t, r); len(all) != 1 || len(bad) != 0 || all[0].Why != "next" {
+		t.Errorf("load = %+v, %v; want the next state", all, bad)
+	}
+}
+
 func TestRecordBad(t *testing.T) {
 	r := podRecords(t)
 	for name, content := range map[string]string{"empty": "", "garbage": "{", "other": `{"id":"x"}`} {

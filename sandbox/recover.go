@@ -20,10 +20,7 @@ func (m *Manager) recover(ctx context.Context) error {
 	if err := m.pool.recover(ctx); err != nil {
 		return err
 	}
-	held, err := m.heldProcesses(ctx)
-	if err != nil {
-		return err
-	}
+	held := m.heldProcesses(ctx)
 	for _, p := range m.pods {
 		m.recoverPod(p, held)
 	}
@@ -32,7 +29,9 @@ func (m *Manager) recover(ctx context.Context) error {
 			m.cfg.Log.Error("recover container", "ctr", c.ID, "err", err)
 		}
 	}
-	m.dropStrays(ctx, held)
+	for _, c := range m.pool.all() {
+		m.compare(ctx, c)
+	}
 	m.endInterrupted(ctx)
 	m.background.Go(m.emptyTrash)
 	return nil
@@ -53,6 +52,9 @@ func (m *Manager) loadRecords() error {
 	}
 	for _, p := range pods {
 		m.pods[p.ID] = &pod{Pod: *p}
+		if m.sharesPID(p) { // until its supervisor says otherwise: the exit may come before its list
+			m.inits[p.ID] = make(chan struct{})
+		}
 	}
 	for _, c := range ctrs {
 		done := make(chan struct{})
@@ -70,36 +72,46 @@ type heldProcess struct {
 	client *client
 }
 
-func (m *Manager) heldProcesses(ctx context.Context) (map[string]heldProcess, error) {
+func (m *Manager) heldProcesses(ctx context.Context) map[string]heldProcess {
 	held := map[string]heldProcess{}
-	for id, c := range m.pool.clients {
-		processes, err := c.list(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("supervisor %s: %w", id, err)
+	for _, c := range m.pool.all() {
+		processes, err := m.list(ctx, c)
+		if err != nil { // it dies just now
+			m.cfg.Log.Error("processes of a supervisor", "supervisor", c.id, "err", err)
 		}
 		for _, p := range processes {
 			held[p.ID] = heldProcess{Process: p, client: c}
 		}
 	}
-	return held, nil
+	return held
+}
+
+func (m *Manager) list(ctx context.Context, c *client) ([]api.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	return c.list(ctx)
 }
 
 // recoverPod decides whether a pod is still what its record says.
 func (m *Manager) recoverPod(p *pod, held map[string]heldProcess) {
-	m.pool.keep(p.Supervisor, p.ID)
-	if init, ok := held[p.ID]; ok && init.Exit == nil {
-		m.inits[p.ID] = make(chan struct{})
+	facts := m.snapshot(p)
+	m.pool.keep(facts.Supervisor, p.ID)
+	m.mu.Lock()
+	if init, ok := held[p.ID]; !ok || init.Exit != nil {
+		delete(m.inits, p.ID)
 	}
+	init := m.inits[p.ID]
+	m.mu.Unlock()
 	why := ""
 	switch {
-	case p.State() != PodReady:
+	case facts.State() != PodReady:
 		return
-	case p.Boot != m.boot:
+	case facts.Boot != m.boot:
 		why = "the node was rebooted"
-	case m.sharesPID(&p.Pod) && m.inits[p.ID] == nil:
+	case m.sharesPID(facts) && init == nil:
 		why = "the init of the pod's PID namespace is gone"
 	default:
-		why = m.missingNamespace(&p.Pod)
+		why = m.missingNamespace(facts)
 	}
 	if why == "" {
 		return
@@ -125,16 +137,17 @@ func (m *Manager) missingNamespace(p *Pod) string {
 
 // recoverContainer learns how a container that was running fares now.
 func (m *Manager) recoverContainer(ctx context.Context, c *ctr, held map[string]heldProcess) error {
-	if c.CreatedAt.IsZero() {
+	facts := m.facts(c)
+	if facts.CreatedAt.IsZero() {
 		return nil // an interrupted creation, undone later
 	}
-	if err := m.cfg.Images.Hold(c.ImageID, c.ID); err != nil {
-		m.cfg.Log.Warn("the image of a container is gone", "ctr", c.ID, "image", c.ImageID, "err", err)
-	}
-	if c.LaunchedAt.IsZero() || !c.FinishedAt.IsZero() {
-		return nil
+	if err := m.cfg.Images.Hold(facts.ImageID, c.ID); err != nil {
+		m.cfg.Log.Warn("the image of a container is gone", "ctr", c.ID, "image", facts.ImageID, "err", err)
 	}
 	h, known := held[c.ID]
+	if facts.LaunchedAt.IsZero() && !known || !facts.FinishedAt.IsZero() {
+		return nil
+	}
 	exit, err := m.readExit(c.ID)
 	if err != nil {
 		m.cfg.Log.Error("exit file", "ctr", c.ID, "err", err)
@@ -147,23 +160,36 @@ func (m *Manager) recoverContainer(ctx context.Context, c *ctr, held map[string]
 		m.containerExited(c, h.Exit)
 		return nil
 	case known:
-		return m.adopt(ctx, c, h)
+		err := m.adopt(ctx, c, h)
+		if errors.Is(err, ErrNotFound) {
+			return nil // its launch has failed just now, and an event says so
+		}
+		return err
 	}
 	return m.recoverOrphan(c)
 }
 
 // adopt takes up a container that runs.
 func (m *Manager) adopt(ctx context.Context, c *ctr, h heldProcess) error {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
 	_, pidfd, err := h.client.call(ctx, &api.Request{Op: api.OpPidfd, ID: c.ID})
 	if err != nil {
 		return err
 	}
+	if pidfd == nil {
+		return fmt.Errorf("supervisor %s: pidfd: none in the answer", h.client.id)
+	}
+	begun, _ := sys.StartTime(h.PID) // 0 where it has ended already
 	return m.updateContainer(c, func(c *ctr) {
 		if !c.FinishedAt.IsZero() { // its exit came while we asked
 			pidfd.Close()
 			return
 		}
-		c.pidfd, c.PID = pidfd, h.PID
+		c.pidfd, c.PID, c.PIDStart = pidfd, h.PID, begun
+		if c.LaunchedAt.IsZero() {
+			c.LaunchedAt = time.Now()
+		}
 		if c.StartedAt.IsZero() {
 			c.StartedAt = c.LaunchedAt
 		}
@@ -174,10 +200,13 @@ func (m *Manager) adopt(ctx context.Context, c *ctr, h heldProcess) error {
 // was rebooted, or its launch was interrupted before there was a process.
 func (m *Manager) recoverOrphan(c *ctr) error {
 	p := m.pods[c.PodID]
-	if p != nil && p.Boot == m.boot && c.PID > 0 {
-		pidfd, err := sys.PidfdOpenSame(c.PID, c.PIDStart)
+	if facts := m.facts(c); p != nil && p.Boot == m.boot && facts.PID > 0 {
+		pidfd, err := sys.PidfdOpenSame(facts.PID, facts.PIDStart)
 		if err == nil {
-			go m.orphan(c, pidfd)
+			m.mu.Lock()
+			c.pidfd = pidfd
+			m.mu.Unlock()
+			m.orphan(c)
 			return nil
 		}
 	}
@@ -185,7 +214,7 @@ func (m *Manager) recoverOrphan(c *ctr) error {
 		c.FinishedAt = time.Now()
 		c.ExitCode, c.Reason, c.Message = exitUnknown, reasonError, "its exit code was lost: neither its supervisor nor an exit file tells it"
 		if c.StartedAt.IsZero() {
-			c.ExitCode, c.Reason, c.Message = exitStartError, "StartError", "the start was interrupted by a restart of the daemon"
+			c.ExitCode, c.Reason, c.Message = exitStartError, reasonStartError, "the start was interrupted by a restart of the daemon"
 		}
 		if p != nil && p.Boot != m.boot {
 			c.Message = "the node was rebooted"
@@ -195,26 +224,60 @@ func (m *Manager) recoverOrphan(c *ctr) error {
 	return nil
 }
 
-// dropStrays ends processes that no record knows, such as execs of the last daemon.
-func (m *Manager) dropStrays(ctx context.Context, held map[string]heldProcess) {
-	for id, h := range held {
-		if m.pods[id] != nil || m.ctrs[id] != nil {
-			continue
+// found takes up a supervisor that is reached again.
+func (m *Manager) found(c *client) {
+	for _, p := range m.recorded() {
+		if p.Supervisor == c.id {
+			m.pool.keep(c.id, p.ID)
 		}
-		if h.Exit == nil {
-			exit := make(chan *api.Exit, 1)
-			m.mu.Lock()
-			m.execs[id] = exit
-			m.mu.Unlock()
-			m.cfg.Log.Info("end a process that nobody waits for", "ctr", id, "pid", h.PID)
-			if _, _, err := h.client.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill}); err != nil {
-				m.cfg.Log.Warn("end a stray process", "ctr", id, "err", err)
-			}
-			go (&execProcess{m: m, id: id, client: h.client, exit: exit}).abandoned()
-			continue
-		}
-		m.forgetAt(h.client, id)
 	}
+	m.compare(m.life, c)
+}
+
+// compare brings together what a supervisor holds and what is known here: exits whose event
+// was lost are taken up, and processes that nobody wants any more are ended, such as execs
+// of the last daemon or what a launch left that nobody waited for.
+func (m *Manager) compare(ctx context.Context, c *client) {
+	processes, err := m.list(ctx, c)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.cfg.Log.Warn("processes of a supervisor", "supervisor", c.id, "err", err)
+		}
+		return
+	}
+	for _, h := range processes {
+		switch {
+		case h.Exit != nil:
+			m.exited(c, h.Exit)
+		case !m.wanted(h.ID):
+			m.cfg.Log.Info("end a process that nobody waits for", "ctr", h.ID, "pid", h.PID)
+			if err := m.signal(ctx, c, h.ID); err != nil { // its exit will have it forgotten
+				m.cfg.Log.Warn("end a stray process", "ctr", h.ID, "err", err)
+			}
+		}
+	}
+}
+
+// wanted tells whether a process that runs is known. What belongs to a record that could not be
+// read is left alone.
+func (m *Manager) wanted(id string) bool {
+	m.mu.Lock()
+	c := m.ctrs[id]
+	known := m.inits[id] != nil || m.execs[id] != nil || c != nil && c.FinishedAt.IsZero()
+	unread := m.pods[id] == nil && c == nil
+	m.mu.Unlock()
+	return known || unread && (m.recordKept(m.podFiles.path(id)) || m.recordKept(m.ctrFiles.path(id)))
+}
+
+// signal kills a process by its ID; nil when there is none.
+func (m *Manager) signal(ctx context.Context, c *client, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	_, _, err := c.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill})
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // endInterrupted undoes what was half made, and finishes what was half stopped. What cannot be
@@ -224,7 +287,7 @@ func (m *Manager) endInterrupted(ctx context.Context) {
 	var pods []string
 	m.mu.Lock()
 	for _, c := range m.ctrs {
-		if c.CreatedAt.IsZero() || m.pods[c.PodID] == nil {
+		if c.CreatedAt.IsZero() || m.pods[c.PodID] == nil && !m.recordKept(m.podFiles.path(c.PodID)) {
 			ctrs = append(ctrs, c)
 		}
 	}
@@ -326,6 +389,10 @@ func (m *Manager) reconcile(ctx context.Context) {
 				m.cfg.Log.Warn("cgroup of an ended container", "ctr", c.ID, "err", err)
 			}
 		}
+	}
+	m.pool.retry(ctx)
+	for _, c := range m.pool.all() {
+		m.compare(ctx, c)
 	}
 	m.endInterrupted(ctx)
 	m.dropFolders()

@@ -6,11 +6,15 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -33,15 +37,22 @@ type pool struct {
 	procs    []string // cgroup.procs files that a supervisor enters
 	perPod   int      // pods in one supervisor
 	log      *slog.Logger
-	exited   func(*api.Exit)
+	exited   func(*client, *api.Exit)
 	lost     func(supervisor string, pods []string)
+	// found is called when a supervisor is reached again.
+	found func(*client)
 
 	mu      sync.Mutex
 	clients map[string]*client
 	pods    map[string]map[string]bool // supervisor to its pods
 	closed  bool
+	// estranged are supervisors that live and do not answer, or speak another version. They
+	// are left alone and asked again.
+	estranged map[string]bool
+	children  map[string]*os.File // pidfds of those that this daemon started
 	// spawning: a spare supervisor is being started.
 	spawning   bool
+	turn       chan struct{} // holds one while a supervisor is being started
 	background sync.WaitGroup
 }
 
@@ -93,9 +104,11 @@ func (p *pool) spawnSpare() {
 	p.background.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
 		defer cancel()
-		_, err := p.spawn(ctx)
-		if err != nil {
-			p.log.Error("start a spare supervisor", "err", err)
+		if free, err := p.takeTurn(ctx); err == nil {
+			if _, err := p.spawn(ctx); err != nil && !p.isClosed() {
+				p.log.Error("start a spare supervisor", "err", err)
+			}
+			free()
 		}
 		p.mu.Lock()
 		p.spawning = false
@@ -103,8 +116,33 @@ func (p *pool) spawnSpare() {
 	})
 }
 
+func (p *pool) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closed
+}
+
+// takeTurn waits until no supervisor is being started: pods that come at once share one
+// and do not start one each.
+func (p *pool) takeTurn(ctx context.Context) (func(), error) {
+	select {
+	case p.turn <- struct{}{}:
+		return func() { <-p.turn }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("a supervisor is being started: %w", ctx.Err())
+	}
+}
+
 // assign is reserve for a pod that needs its supervisor now.
 func (p *pool) assign(ctx context.Context, pod string) (*client, error) {
+	if id := p.reserve(pod); id != "" {
+		return p.of(id)
+	}
+	free, err := p.takeTurn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
 	if id := p.reserve(pod); id != "" {
 		return p.of(id)
 	}
@@ -163,6 +201,7 @@ func (p *pool) quit(ctx context.Context, c *client) {
 		p.mu.Lock()
 		p.clients[c.id], p.pods[c.id] = c, map[string]bool{}
 		p.mu.Unlock()
+		go p.watch(c) // it may have ended meanwhile
 		return
 	}
 	os.RemoveAll(filepath.Join(p.dir, c.id))
@@ -177,6 +216,7 @@ func (p *pool) spawn(ctx context.Context) (_ *client, err error) {
 	}
 	defer func() {
 		if err != nil {
+			p.kill(id) // nobody could reach it
 			os.RemoveAll(dir)
 			err = fmt.Errorf("start supervisor %s: %w", id, err)
 		}
@@ -214,9 +254,39 @@ func (p *pool) exec(dir, id string) error {
 	if err != nil {
 		return err
 	}
-	pidfd.Close()
-	go sys.WaitChild(pid)
+	if err := p.adopt(id, pid, pidfd); err != nil {
+		return err
+	}
 	return os.WriteFile(filepath.Join(dir, "pid"), strconv.AppendInt(nil, int64(pid), 10), 0o600)
+}
+
+// adopt reaps a supervisor when it ends, without a thread that waits for it.
+func (p *pool) adopt(id string, pid int, pidfd *os.File) error {
+	f, wait, err := sys.WaitPidfd(pidfd)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.children[id] = f
+	p.mu.Unlock()
+	go func() {
+		if wait() == nil {
+			sys.WaitChild(pid)
+		}
+		p.mu.Lock()
+		delete(p.children, id)
+		p.mu.Unlock()
+		f.Close()
+	}()
+	return nil
+}
+
+func (p *pool) kill(id string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if f := p.children[id]; f != nil {
+		sys.PidfdSignal(f, syscallKill)
+	}
 }
 
 // connect connects to a supervisor, whether just started or found after a restart.
@@ -234,6 +304,10 @@ func (p *pool) connect(ctx context.Context, id string) (*client, error) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.closed {
+		conn.Close()
+		return nil, fmt.Errorf("%w: the daemon is ending", ErrUnavailable)
+	}
 	p.clients[id] = c
 	if p.pods[id] == nil {
 		p.pods[id] = map[string]bool{}
@@ -242,9 +316,47 @@ func (p *pool) connect(ctx context.Context, id string) (*client, error) {
 	return c, nil
 }
 
-// watch notices that a supervisor has died.
+// gone tells whether an error of connect means that the supervisor has ended: only it
+// listens on its socket.
+func gone(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
+}
+
+const (
+	reconnects     = 5
+	reconnectPause = 50 * time.Millisecond
+)
+
+// reconnect takes up a connection again that broke. Its error says whether the supervisor is gone.
+func (p *pool) reconnect(c *client) error {
+	for n := 1; ; n++ {
+		again, err := p.connect(context.Background(), c.id)
+		if err == nil {
+			p.log.Warn("connected to a supervisor again", "supervisor", c.id, "lost", c.closed)
+			p.found(again)
+			return nil
+		}
+		if n == reconnects || gone(err) || errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		time.Sleep(reconnectPause)
+	}
+}
+
+// watch notices that a connection has ended: that a supervisor has died, or closed it
+// because this daemon did not read.
 func (p *pool) watch(c *client) {
 	<-c.gone
+	p.mu.Lock()
+	current := p.clients[c.id] == c && !p.closed
+	p.mu.Unlock()
+	if !current {
+		return
+	}
+	err := p.reconnect(c)
+	if err == nil {
+		return
+	}
 	p.mu.Lock()
 	known := p.clients[c.id] == c && !p.closed
 	var pods []string
@@ -257,14 +369,56 @@ func (p *pool) watch(c *client) {
 	}
 	p.mu.Unlock()
 	if known {
-		p.log.Error("supervisor has died", "supervisor", c.id, "pods", pods)
-		os.RemoveAll(filepath.Join(p.dir, c.id))
+		p.log.Error("supervisor is lost", "supervisor", c.id, "pods", pods, "err", c.closed)
+		p.bury(c.id, err)
 		p.lost(c.id, pods)
 	}
 }
 
-// recover connects to the supervisors that outlived the last daemon, and removes
-// what dead ones left.
+// bury removes what a dead supervisor left. One that lives is left alone, for another try.
+func (p *pool) bury(id string, err error) {
+	if gone(err) {
+		p.log.Warn("supervisor is gone", "supervisor", id, "err", err)
+		os.RemoveAll(filepath.Join(p.dir, id))
+	} else {
+		p.log.Error("supervisor cannot be talked to; it is left alone", "supervisor", id, "err", err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if gone(err) {
+		delete(p.estranged, id)
+	} else {
+		p.estranged[id] = true
+	}
+}
+
+// retry asks the supervisors again that could not be talked to.
+func (p *pool) retry(ctx context.Context) {
+	p.mu.Lock()
+	ids := slices.Collect(maps.Keys(p.estranged))
+	p.mu.Unlock()
+	for _, id := range ids {
+		c, err := p.connect(ctx, id)
+		if err != nil {
+			p.bury(id, err)
+			continue
+		}
+		p.mu.Lock()
+		delete(p.estranged, id)
+		p.mu.Unlock()
+		p.found(c)
+	}
+}
+
+// all returns the clients of the supervisors that can be talked to.
+func (p *pool) all() []*client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Values(p.clients))
+}
+
+// recover connects to the supervisors that outlived the last daemon, side by side, and
+// removes what dead ones left.
 func (p *pool) recover(ctx context.Context) error {
 	if err := os.MkdirAll(p.dir, 0o700); err != nil {
 		return err
@@ -273,12 +427,15 @@ func (p *pool) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var connecting sync.WaitGroup
 	for _, e := range entries {
-		if _, err := p.connect(ctx, e.Name()); err != nil {
-			p.log.Warn("supervisor is gone", "supervisor", e.Name(), "err", err)
-			os.RemoveAll(filepath.Join(p.dir, e.Name()))
-		}
+		connecting.Go(func() {
+			if _, err := p.connect(ctx, e.Name()); err != nil {
+				p.bury(e.Name(), err)
+			}
+		})
 	}
+	connecting.Wait()
 	return nil
 }
 
@@ -300,7 +457,7 @@ func (c *client) list(ctx context.Context) ([]api.Process, error) {
 			return nil, err
 		}
 		all = append(all, r.Processes...)
-		if !r.More {
+		if !r.More || len(r.Processes) == 0 {
 			return all, nil
 		}
 	}
@@ -329,6 +486,9 @@ func (p *pool) close() {
 	defer p.mu.Unlock()
 	for _, c := range p.clients {
 		c.conn.Close()
+	}
+	for _, f := range p.children {
+		f.Close()
 	}
 }
 

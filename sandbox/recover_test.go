@@ -1,0 +1,293 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/sandbox/api"
+)
+
+// crash lets go of everything at once, as a daemon that is killed.
+func (m *Manager) crash() {
+	os.Remove(m.cfg.Root) // a symbolic link: it writes nothing more
+	m.background.mu.Lock()
+	m.background.closed = true
+	m.background.mu.Unlock()
+	m.stop()
+	m.pool.mu.Lock()
+	m.pool.closed = true
+	m.pool.mu.Unlock()
+	for _, c := range m.pool.all() {
+		c.conn.Close()
+	}
+}
+
+// supervisorPID is the process that holds a pod.
+func supervisorPID(t *testing.T, m *Manager, pod string) int {
+	t.Helper()
+	p, err := m.Pod(pod)
+	must(t, err)
+	text, err := os.ReadFile(filepath.Join(m.pool.dir, p.Supervisor, "pid"))
+	must(t, err)
+	pid, err := strconv.Atoi(string(text))
+	must(t, err)
+	return pid
+}
+
+func processes(t *testing.T, m *Manager) (ids []string) {
+	t.Helper()
+	for _, c := range m.pool.all() {
+		all, err := c.list(t.Context())
+		must(t, err)
+		for _, p := range all {
+			ids = append(ids, p.ID)
+		}
+	}
+	return ids
+}
+
+// A supervisor that does not run costs nobody more than his own deadline, and other pods nothing. What
+// was asked of it meanwhile and given up does not happen when it goes on.
+func TestStuckSupervisor(t *testing.T) {
+	h := newHost(t)
+	h.perSupervisor, h.operation = 1, time.Second
+	m := h.manager()
+	stuckPod, err := m.RunPod(t.Context(), podConfig("stuck"))
+	must(t, err)
+	running, err := m.CreateContainer(t.Context(), stuckPod, containerConfig("running"))
+	must(t, err)
+	must(t, m.StartContainer(t.Context(), running))
+	late, err := m.CreateContainer(t.Context(), stuckPod, containerConfig("late"))
+	must(t, err)
+	pid := supervisorPID(t, m, stuckPod)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
+
+	begun := time.Now()
+	brief := func() context.Context {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		t.Cleanup(cancel)
+		return ctx
+	}
+	if _, err := m.ExecSync(brief(), running, []string{"exit 0"}, 0); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("ExecSync = %v; want a deadline", err)
+	}
+	if err := m.StopPod(brief(), stuckPod); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("StopPod = %v; want a deadline", err)
+	}
+	other, err := m.RunPod(t.Context(), podConfig("other"))
+	must(t, err)
+	must(t, m.RemovePod(t.Context(), other))
+	if took := time.Since(begun); took > 2*time.Second {
+		t.Errorf("calls took %s; want the sum of their deadlines", took)
+	}
+	must(t, m.updatePod(m.pods[stuckPod], func(p *Pod) { p.StoppedAt = time.Time{} }))
+	if err := m.StartContainer(t.Context(), late); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("StartContainer = %v; want a deadline", err)
+	}
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	eventually(t, "only the pod's init and no late launch", func() bool {
+		ids := processes(t, m)
+		return len(ids) == 1 && ids[0] == stuckPod
+	})
+	must(t, m.RemovePod(t.Context(), stuckPod))
+}
+
+// Senders queue behind one that cannot send, each for as long as its own context lasts.
+func TestSendToStuckSupervisor(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, err := m.RunPod(t.Context(), podConfig("p"))
+	must(t, err)
+	pid := supervisorPID(t, m, pod)
+	c, err := m.pool.of(m.snapshot(m.pods[pod]).Supervisor)
+	must(t, err)
+	must(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
+	filler, cancel := context.WithCancel(t.Context())
+	for range 50 { // more than a socket's buffer
+		go c.call(filler, &api.Request{Op: api.OpList, After: strings.Repeat("z", 60000)})
+	}
+	time.Sleep(100 * time.Millisecond)
+	ctx, stop := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer stop()
+	begun := time.Now()
+	if _, _, err := c.call(ctx, &api.Request{Op: api.OpHello}); !errors.Is(err, context.DeadlineExceeded) || time.Since(begun) > 2*time.Second {
+		t.Errorf("call = %v after %s; want a deadline after 200 ms", err, time.Since(begun))
+	}
+	cancel()
+	must(t, syscall.Kill(pid, syscall.SIGCONT))
+	if _, _, err := c.call(t.Context(), &api.Request{Op: api.OpHello}); err != nil {
+		t.Errorf("call after it goes on = %v", err)
+	}
+}
+
+// A connection that breaks is taken up again: the supervisor is not given up with what it holds.
+func TestReconnect(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	p, _ := m.Pod(pod)
+	c, err := m.pool.of(p.Supervisor)
+	must(t, err)
+	c.conn.Close()
+	eventually(t, "another connection", func() bool {
+		again, err := m.pool.of(p.Supervisor)
+		return err == nil && again != c
+	})
+	if r, err := m.ExecSync(t.Context(), id, []string{"exit 3"}, 0); err != nil || r.ExitCode != 3 {
+		t.Errorf("ExecSync = %+v, %v; want code 3", r, err)
+	}
+	must(t, m.StopContainer(t.Context(), id, 0))
+	if p, _ := m.Pod(pod); p.State() != PodReady {
+		t.Errorf("pod is %s (%s); want ready", p.State(), p.Why)
+	}
+}
+
+// A supervisor of another version is left alone, and the reason is said.
+func TestRecoverOtherVersion(t *testing.T) {
+	h := newHost(t)
+	dir := filepath.Join(h.dir, "state/supervisors/future")
+	must(t, os.MkdirAll(dir, 0o700))
+	must(t, os.MkdirAll(filepath.Join(h.dir, "state/supervisors/dead"), 0o700))
+	l, err := sys.ListenSeqpacket(filepath.Join(dir, "sock"))
+	must(t, err)
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := sys.Accept(l)
+			if err != nil {
+				return
+			}
+			conn.Recv(make([]byte, api.MaxFrame), 1)
+			conn.Send([]byte("\x63{}"))
+		}
+	}()
+	m := h.manager()
+	if _, err := os.Stat(filepath.Join(dir, "sock")); err != nil {
+		t.Errorf("the supervisor's socket was taken: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(h.dir, "state/supervisors/dead")); err == nil {
+		t.Error("the folder of a dead supervisor was left")
+	}
+	_, err = m.pool.connect(t.Context(), "future")
+	if err == nil || !strings.Contains(err.Error(), "version 99, this program speaks 1") {
+		t.Errorf("connect = %v; want the versions", err)
+	}
+	m.reconcile(t.Context())
+	if len(m.pool.estranged) != 1 {
+		t.Errorf("estranged = %v; want one supervisor", m.pool.estranged)
+	}
+}
+
+// A launch that fails after its daemon died is told to the next one.
+func TestRestartDuringFailingLaunch(t *testing.T) {
+	h := newHost(t)
+	h.script = "slow fail /data: no such file"
+	m := h.manager()
+	_, id := mustCreate(t, m)
+	go m.StartContainer(context.Background(), id)
+	eventually(t, "process", func() bool { return len(processes(t, m)) == 2 })
+	m.crash()
+	m2 := h.manager()
+	eventually(t, "failed start recorded", func() bool { c, _ := m2.Container(id); return c.State() == ContainerExited })
+	if c, _ := m2.Container(id); c.ExitCode != exitStartError || c.Reason != reasonStartError || !strings.Contains(c.Message, "/data") {
+		t.Errorf("exit = %d %s %q; want a StartError about /data", c.ExitCode, c.Reason, c.Message)
+	}
+}
+
+// The daemon is killed after each step; the next one leaves nothing of what was not finished.
+func TestCrashAtEveryStep(t *testing.T) {
+	for _, step := range []string{
+		"files", "namespaces", "setup", "network", "hosts", "pod init", "check", "hold", "hold image", "layer", "log",
+		"rootfs", "root file system", "cgroup", "prepare", "log file", "supervisor", "launch",
+	} {
+		t.Run(step, func(t *testing.T) {
+			h := newHost(t)
+			m := h.manager()
+			arrived := make(chan struct{})
+			h.mu.Lock()
+			h.fail, h.die = step, func() { close(arrived); select {} } // the operation never goes on
+			h.mu.Unlock()
+			go func() {
+				if pod, err := m.RunPod(context.Background(), podConfig("p")); err == nil {
+					if id, err := m.CreateContainer(context.Background(), pod, containerConfig("c")); err == nil {
+						m.StartContainer(context.Background(), id)
+					}
+				}
+			}()
+			select {
+			case <-arrived:
+			case <-time.After(10 * time.Second):
+				t.Fatal("the step was never reached")
+			}
+			m.crash()
+			m2 := h.manager()
+			for _, c := range m2.Containers() {
+				if c.State() == ContainerCreated && !c.LaunchedAt.IsZero() {
+					t.Errorf("container %+v is neither created nor started", c)
+				}
+				if c.State() == ContainerRunning {
+					must(t, m2.StopContainer(t.Context(), c.ID, 0))
+				}
+			}
+			for _, p := range m2.recorded() {
+				if p.State() == PodCreating {
+					t.Errorf("pod %+v was not undone", p)
+				}
+				must(t, m2.RemovePod(t.Context(), p.ID))
+			}
+			eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 && len(processes(t, m2)) == 0 })
+		})
+	}
+}
+
+// A pod whose init ends while it is being made is no ready pod.
+func TestPodInitEndsEarly(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exit 3"
+	m := h.manager()
+	id, err := m.RunPod(t.Context(), podConfig("p"))
+	if err == nil { // the exit may come just after
+		eventually(t, "not ready", func() bool { p, _ := m.Pod(id); return p.State() == PodNotReady })
+	} else if left := h.residue(); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// A container that is created while its pod is removed does not stay behind.
+func TestCreateDuringRemovePod(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, err := m.RunPod(t.Context(), podConfig("p"))
+	must(t, err)
+	h.mu.Lock()
+	h.onCheck = func() { must(t, m.RemovePod(context.Background(), pod)) }
+	h.mu.Unlock()
+	if id, err := m.CreateContainer(t.Context(), pod, containerConfig("c")); !errors.Is(err, ErrState) {
+		t.Errorf("CreateContainer = %q, %v; want ErrState", id, err)
+	}
+	if left := h.residue(); len(left) != 0 {
+		t.Errorf("left behind: %q", left)
+	}
+}
+
+// A pod stops and goes though its record cannot be written, as on a full disk.
+func TestRemovePodWithoutRecording(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, _ := mustStart(t, m)
+	must(t, os.Remove(m.podFiles.path(pod)))
+	must(t, os.Mkdir(m.podFiles.path(pod), 0o700)) // to open it for writing is an error
+	must(t, m.StopPod(t.Context(), pod))
+	must(t, m.RemovePod(t.Context(), pod))
+	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
