@@ -63,17 +63,14 @@ func PidfdSignal(pidfd *os.File, signal syscall.Signal) error {
 	return os.NewSyscallError("pidfd_send_signal", err)
 }
 
-// PidfdSignalGroup sends a signal to the process group that the process leads; before Linux 6.9 to the process
-// alone. It is nil when the process has ended already.
+// PidfdSignalGroup sends a signal to the process group that the process leads; to the process alone where it leads
+// none, and before Linux 6.9. It is nil when the process has ended already.
 func PidfdSignalGroup(pidfd *os.File, signal syscall.Signal) error {
 	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP
 	err := unix.PidfdSendSignal(int(pidfd.Fd()), unix.Signal(signal), nil, processGroup)
 	runtime.KeepAlive(pidfd)
-	switch {
-	case errors.Is(err, unix.EINVAL):
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ESRCH) {
 		return PidfdSignal(pidfd, signal)
-	case errors.Is(err, unix.ESRCH):
-		return nil
 	}
 	return os.NewSyscallError("pidfd_send_signal", err)
 }

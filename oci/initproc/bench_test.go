@@ -75,7 +75,7 @@ func BenchmarkNamespaces(b *testing.B) {
 // BenchmarkGo is Go's share: the init itself, which ends when it finds no message.
 func BenchmarkGo(b *testing.B) {
 	needRoot(b)
-	benchCommand(b, 0, initBinary)
+	benchCommand(b, 0, initBinary(b))
 }
 
 // BenchmarkTrue is plain fork and exec.

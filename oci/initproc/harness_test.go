@@ -17,30 +17,15 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/testtools"
 )
 
 const busybox = "/bin/busybox"
 
-var initBinary string
-
-// TestMain builds the init once.
-func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "initproc")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(dir)
-		initBinary = filepath.Join(dir, "cri-shim-init")
-		cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", initBinary,
-			"github.com/cri-shim/cri-shim/cmd/cri-shim-init")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			os.Stderr.WriteString(string(out))
-			panic(err)
-		}
-		return m.Run()
-	}())
+// initBinary is the init, built from this tree.
+func initBinary(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(testtools.Binaries(t), "cri-shim-init")
 }
 
 const containerFlags = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
@@ -203,7 +188,7 @@ func (b *box) launch() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append(b.wrap, initBinary)
+	args := append(b.wrap, initBinary(b.t))
 	c := &child{t: b.t, sync: syncR, cmd: exec.Command(args[0], args[1:]...)}
 	c.cmd.Env = initmsg.Env()
 	c.cmd.Dir = "/"

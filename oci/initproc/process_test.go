@@ -293,7 +293,7 @@ func TestStartGate(t *testing.T) {
 		t.Fatalf("first report = %v, %v, %v; want ready", r, err, err2)
 	}
 	time.Sleep(20 * time.Millisecond)
-	if exe, _ := os.Readlink("/proc/" + itoa(c.cmd.Process.Pid) + "/exe"); exe != initBinary {
+	if exe, _ := os.Readlink("/proc/" + itoa(c.cmd.Process.Pid) + "/exe"); exe != initBinary(t) {
 		t.Fatalf("before the gate the process is %q; want the init", exe)
 	}
 	if data := read(t, path); data != "0" {
