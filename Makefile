@@ -17,7 +17,7 @@ UNITDIR  ?= /etc/systemd/system
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod tools clean
+.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod critest tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 	hack/vm/test.sh
 
 test-all: test test-vm ## test and test-vm
+
+critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
+	hack/critest/run.sh
 
 demo: build ## run pods in a private daemon, step by step, with crictl; about a minute after the build
 	hack/demo.sh

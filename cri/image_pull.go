@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -38,9 +37,7 @@ func (s *imageService) PullImage(ctx context.Context, req *pb.PullImageRequest) 
 // pullError tells the kubelet of a registry that does not answer as it wants to hear it: it
 // strips codes.Unknown, and then looks for this word at the beginning (pkg/errors of cri-api).
 func pullError(err error) error {
-	var request *url.Error // no answer at all: no route, no name, nobody listening
-	noAnswer := errors.As(err, &request) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded)
-	if noAnswer || errors.Is(err, image.ErrUnavailable) || errors.Is(err, image.ErrStalled) {
+	if errors.Is(err, image.ErrUnavailable) || errors.Is(err, image.ErrStalled) {
 		return status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrRegistryUnavailable, err)
 	}
 	return err

@@ -11,9 +11,8 @@ import (
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// MaxMessage is the size in bytes of the largest request taken, twice what the
-// kubelet's client takes as an answer.
-const MaxMessage = 32 << 20
+// defaultMaxRequest is what the kubelet's client takes as an answer.
+const defaultMaxRequest = 16 << 20
 
 // Handler is a RuntimeClass handler; the built-in one has the name "".
 type Handler struct {
@@ -29,15 +28,19 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives and Info are needed.
+// Options are what the services are made of. All but Archives, Info and those with a default are needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
 	Archives Archives // nil: image import and export are unimplemented
 	Handlers []Handler
 	Features Features
-	Name     string // of the runtime, as told to clients
-	Version  string // semantic version
+	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".
+	CgroupDriver string
+	// MaxRequest is the largest request taken, in bytes; 0 is 16 MiB.
+	MaxRequest int
+	Name       string // of the runtime, as told to clients
+	Version    string // semantic version
 	// Info is told to those who ask Status to be verbose: a name to a value for JSON.
 	Info func() map[string]any
 	Log  *slog.Logger
@@ -46,10 +49,13 @@ type Options struct {
 // NewServer returns a gRPC server with the RuntimeService, the ImageService and the
 // administration service on it.
 func NewServer(o Options) *grpc.Server {
+	if o.MaxRequest == 0 {
+		o.MaxRequest = defaultMaxRequest
+	}
 	s := grpc.NewServer(
 		grpc.ChainUnaryInterceptor(unaryInterceptor(o.Log)),
 		grpc.ChainStreamInterceptor(streamInterceptor(o.Log)),
-		grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.MaxRecvMsgSize(o.MaxRequest),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		// A connection holds these for its life; clients on a node send small messages.
 		grpc.ReadBufferSize(8<<10),

@@ -1,10 +1,15 @@
 package image
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
@@ -37,10 +42,8 @@ func registryError(host string, err error) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &status):
-		// Registries redirect to storage with signatures in the query.
-		text := strings.ReplaceAll(err.Error(), status.RequestURL, withoutQuery(status.RequestURL))
 		return &kindError{
-			text:  fmt.Sprintf("registry %s: %s%s", host, text, registrySaid(status.Body)),
+			text:  fmt.Sprintf("registry %s: %s%s", host, withoutQueries(err.Error()), registrySaid(status.Body)),
 			kinds: []error{statusKind(status.StatusCode), err},
 		}
 	case errors.Is(err, docker.ErrInvalidAuthorization):
@@ -50,8 +53,22 @@ func registryError(host string, err error) error {
 	case errdefs.IsFailedPrecondition(err) && !errors.Is(err, ErrDigest):
 		// The client stops reading after the size that the manifest says.
 		return fmt.Errorf("registry %s: %w: %w", host, ErrDigest, err)
+	case noAnswer(err):
+		return &kindError{
+			text:  fmt.Sprintf("registry %s: %s", host, withoutQueries(err.Error())),
+			kinds: []error{ErrUnavailable, err},
+		}
 	}
 	return fmt.Errorf("registry %s: %w", host, err)
+}
+
+// noAnswer tells that there was no answer, or not the whole of one: no route, no name, nobody listening, a
+// connection that broke. A call that was given up is none of these.
+func noAnswer(err error) bool {
+	var request *url.Error
+	var connection *net.OpError
+	return !errors.Is(err, context.Canceled) &&
+		(errors.As(err, &request) || errors.As(err, &connection) || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
 // kindError is an error whose text says all, with the kinds that it matches.
@@ -63,10 +80,10 @@ type kindError struct {
 func (e *kindError) Error() string   { return e.text }
 func (e *kindError) Unwrap() []error { return e.kinds }
 
-func withoutQuery(url string) string {
-	u, _, _ := strings.Cut(url, "?")
-	return u
-}
+var urlQuery = regexp.MustCompile(`(https?://[^\s"?]+)\?[^\s"]*`)
+
+// withoutQueries shortens the URLs in a text: registries redirect to storage with signatures in the query.
+func withoutQueries(text string) string { return urlQuery.ReplaceAllString(text, "$1") }
 
 func statusKind(code int) error {
 	switch code {

@@ -2,8 +2,10 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
@@ -30,8 +32,27 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 	}
 	args := make([]any, 0, 2*len(e.Data))
 	for k, v := range e.Data {
-		args = append(args, k, v)
+		if isLogged(k) {
+			args = append(args, k, withoutQueries(fmt.Sprint(v)))
+		}
 	}
-	h.log.Log(context.Background(), level, "registry client: "+e.Message, args...)
+	h.log.Log(context.Background(), level, "registry client: "+withoutQueries(e.Message), args...)
 	return nil
+}
+
+// loggedHeaders are those that tell something and can hold no secret. The client would log all but Authorization,
+// and hosts.toml may name any header for a key.
+var loggedHeaders = map[string]bool{
+	"accept": true, "range": true, "content-length": true, "content-range": true, "content-type": true, "date": true,
+	"docker-content-digest": true, "retry-after": true, "server": true, "warning": true, "www-authenticate": true,
+}
+
+func isLogged(key string) bool {
+	for _, kind := range []string{"request.header.", "response.header."} {
+		if header, ok := strings.CutPrefix(key, kind); ok {
+			header, _, _ = strings.Cut(header, ".") // a number, where it was sent more than once
+			return loggedHeaders[header]
+		}
+	}
+	return key != "body" // of a token server's answer
 }

@@ -147,7 +147,7 @@ func TestPullErrors(t *testing.T) {
 		"hostile layer":      {"hostile:v1", nil, ErrInvalid, "outside"},
 		"encrypted":          {"encrypted:v1", nil, ErrInvalid, "encrypted"},
 		"too many layers":    {"many:v1", nil, ErrTooLarge, ""},
-		"no registry":        {"", nil, nil, "refused"},
+		"no registry":        {"", nil, ErrUnavailable, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 
@@ -15,6 +16,8 @@ const maxProfiles = 64
 // profiles makes the seccomp profiles of a node and compiles them, each once. It is safe for concurrent use.
 type profiles struct {
 	cache *seccomp.Cache
+	// node is the administrator's profile for runtime/default; nil is the built-in one.
+	node []byte
 
 	mu       sync.Mutex
 	defaults map[string]*specs.LinuxSeccomp // by capabilities
@@ -38,7 +41,7 @@ func (p *profiles) Default(caps []string) (*specs.LinuxSeccomp, error) {
 	if s := p.defaults[key]; s != nil {
 		return s, nil
 	}
-	s, err := seccomp.Default(caps)
+	s, err := p.makeDefault(caps)
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +51,31 @@ func (p *profiles) Default(caps []string) (*specs.LinuxSeccomp, error) {
 	}
 	p.defaults[key] = s
 	return s, nil
+}
+
+func (p *profiles) makeDefault(caps []string) (*specs.LinuxSeccomp, error) {
+	if p.node != nil {
+		return seccomp.Load(p.node, caps)
+	}
+	return seccomp.Default(caps)
+}
+
+// useForDefault makes the profile in a file the one for runtime/default. It is compiled once, so that a
+// mistake in it is known before a container needs it.
+func (p *profiles) useForDefault(path string) error {
+	body, err := seccomp.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	s, err := seccomp.Load(body, nil)
+	if err == nil {
+		_, err = p.cache.Compile(s)
+	}
+	if err != nil {
+		return fmt.Errorf("%w (in %s)", err, path)
+	}
+	p.node = body
+	return nil
 }
 
 // Localhost reads a file, every time: it may have been changed.

@@ -25,6 +25,8 @@ const undoTimeout = 5 * time.Second
 type Config struct {
 	// Staging is an empty directory on which an init puts its root before the pivot; every container may use the same.
 	Staging string
+	// SeccompDefault is the file with the profile for runtime/default, read once; "" is the built-in one.
+	SeccompDefault string
 	// AppArmorDefault is the loaded profile for runtime/default; "" is none.
 	AppArmorDefault string
 	// Rlimits of every container ("RLIMIT_NOFILE"); those not named are inherited.
@@ -57,7 +59,17 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 	h.Swap = cgroups.SwapAccounting()
 	h.Hugetlb = slices.Contains(cgroups.Controllers(), "hugetlb")
 	h.Seccomp = r.profiles
+	if cfg.SeccompDefault != "" {
+		if err := r.profiles.useForDefault(cfg.SeccompDefault); err != nil {
+			return nil, fmt.Errorf("oci: default seccomp profile: %w", err)
+		}
+	}
 	h.AppArmorDefault = cfg.AppArmorDefault
+	if h.AppArmor && h.AppArmorDefault != "" {
+		if err := appArmorLoaded(h.AppArmorDefault); err != nil {
+			return nil, fmt.Errorf("oci: default AppArmor profile: %w", err)
+		}
+	}
 	if h.Rlimits, err = allowedRlimits(cfg.Rlimits, h.Capabilities&(1<<capSysResource) != 0); err != nil {
 		return nil, fmt.Errorf("oci: %w", err)
 	}

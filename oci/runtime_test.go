@@ -493,6 +493,43 @@ func TestPodInit(t *testing.T) {
 	r.wait()
 }
 
+// TestSeccompDefaultFile: the administrator's profile takes the built-in one's place, and one that is wrong is
+// refused before a container needs it.
+func TestSeccompDefaultFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	good := write("good.json", `{"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [
+		{"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+		{"names": ["mount"], "action": "SCMP_ACT_ALLOW", "includes": {"caps": ["CAP_SYS_ADMIN"]}}]}`)
+	p := newProfiles()
+	if err := p.useForDefault(good); err != nil {
+		t.Fatal(err)
+	}
+	// What was read at the start counts.
+	write("good.json", "not a profile any more")
+	for want, caps := range map[int][]string{1: {"CAP_CHOWN"}, 2: {"CAP_SYS_ADMIN"}} {
+		s, err := p.Default(caps)
+		if err != nil || len(s.Syscalls) != want || s.DefaultAction != specs.ActErrno {
+			t.Errorf("Default(%v) = %+v, %v; want %d rules", caps, s, err, want)
+		}
+	}
+	for _, path := range []string{
+		filepath.Join(dir, "absent"), dir, write("empty.json", ""), write("silent.json", "{}"),
+		write("action.json", `{"defaultAction": "SCMP_ACT_MAYBE"}`),
+		write("name.json", `{"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_NO"}]}`),
+	} {
+		if err := newProfiles().useForDefault(path); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("useForDefault(%s) = %v; want an error that names the file", path, err)
+		}
+	}
+}
+
 func TestProfilesAreShared(t *testing.T) {
 	p := newProfiles()
 	a, err := p.Default([]string{"CAP_CHOWN"})

@@ -103,17 +103,25 @@ func (b *builder) apparmor() error {
 	if !b.host.AppArmor {
 		return fieldf("security.apparmor.localhost_ref", "profile %q: AppArmor is not enabled on this node", name)
 	}
+	if err := appArmorLoaded(name); err != nil {
+		return &FieldError{Field: "security.apparmor.localhost_ref", Err: err}
+	}
+	b.spec.Process.ApparmorProfile = name
+	return nil
+}
+
+// appArmorLoaded is nil if the kernel has a profile of that name.
+func appArmorLoaded(name string) error {
 	loaded, err := os.ReadFile(apparmorProfiles)
 	if err != nil {
-		return &FieldError{Field: "security.apparmor.localhost_ref", Err: err}
+		return err
 	}
 	for line := range strings.Lines(string(loaded)) {
 		if strings.HasPrefix(line, name+" (") {
-			b.spec.Process.ApparmorProfile = name
 			return nil
 		}
 	}
-	return fieldf("security.apparmor.localhost_ref", "profile %q is not loaded on this node", name)
+	return fmt.Errorf("profile %q is not loaded on this node", name)
 }
 
 // selinux makes the process and mount labels of the four parts, with the container policy's usual ones where the

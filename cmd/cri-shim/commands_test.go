@@ -41,6 +41,24 @@ func TestConfigCommands(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("config check = %v; want %s", err, want)
 	}
+	// What keeps the daemon from starting is found, too.
+	profile := filepath.Join(dir, "seccomp.json")
+	if err := os.WriteFile(path, []byte("seccomp_profile = '"+profile+"'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"":                                    "seccomp_profile: seccomp: ",
+		"{}":                                  "seccomp_profile: seccomp: profile: defaultAction: missing (in " + profile,
+		`{"defaultAction": "SCMP_ACT_NO"}`:    `"SCMP_ACT_NO"`,
+		`{"defaultAction": "SCMP_ACT_ERRNO"}`: "",
+	} {
+		if err := os.WriteFile(profile, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := run(t, "", "config", "check", "-c", path); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("config check with the profile %q = %v; want %q", text, err, want)
+		}
+	}
 	if err := os.WriteFile(path, []byte("log_level = 'debug'\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +170,28 @@ func TestHelpAndCompletion(t *testing.T) {
 	if out, err := run(t, "", "version"); err != nil || !strings.HasPrefix(out, "cri-shim ") {
 		t.Errorf("version = %q, %v", out, err)
 	}
-	if _, err := run(t, "", "serv"); err == nil {
-		t.Error("serv = nil; want an error: there is no such command")
+	for _, tt := range []struct{ args, want string }{
+		{"serv", `cri-shim has no command "serv"; did you mean serve?`},
+		{"-c", "flag provided but not defined: -c (see cri-shim --help)"},
+		{"xyz", `cri-shim has no command "xyz" (see cri-shim --help)`},
+		{"image pul x", `cri-shim image has no command "pul"; did you mean pull?`},
+		{"image ls --all", "flag provided but not defined: -all (see cri-shim image ls --help)"},
+		{"completion bsh", `cri-shim completion has no command "bsh"; did you mean bash?`},
+	} {
+		out, err := run(t, "", strings.Fields(tt.args)...)
+		if err == nil || err.Error() != tt.want || out != "" {
+			t.Errorf("%s = %v, prints %q; want %s and nothing printed", tt.args, err, out, tt.want)
+		}
+	}
+	for _, args := range []string{"", "image", "config"} {
+		if out, err := run(t, "", strings.Fields(args)...); err != nil || !strings.Contains(out, "COMMANDS:") {
+			t.Errorf("%q = %q, %v; want its help", args, out, err)
+		}
+	}
+	out, err = run(t, "", "image", "--generate-shell-completion")
+	for _, want := range []string{"ls:", "pull:", "rm:", "import:", "export:"} {
+		if err != nil || !strings.Contains("\n"+out, "\n"+want) {
+			t.Errorf("completion of image = %q, %v; want %s in it", out, err, want)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/cri-shim/cri-shim/internal/config"
+	"github.com/cri-shim/cri-shim/oci/seccomp"
 )
 
 func configFlag() cli.Flag {
@@ -49,6 +50,11 @@ func checkConfig(_ context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return fmt.Errorf("the configuration is not valid:\n%w", err)
 	}
+	if cfg.SeccompProfile != "" {
+		if err := checkSeccomp(cfg.SeccompProfile); err != nil {
+			return fmt.Errorf("the configuration is not valid:\nseccomp_profile: %w", err)
+		}
+	}
 	out := cmd.Root().Writer
 	if cmd.Bool("print") {
 		_, err := out.Write(config.Render(*cfg))
@@ -56,4 +62,16 @@ func checkConfig(_ context.Context, cmd *cli.Command) error {
 	}
 	_, err = fmt.Fprintln(out, "the configuration is valid")
 	return err
+}
+
+// checkSeccomp finds what would keep the daemon from starting with a profile.
+func checkSeccomp(path string) error {
+	p, err := seccomp.LoadFile(path, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := seccomp.Compile(p); err != nil {
+		return fmt.Errorf("%w (in %s)", err, path)
+	}
+	return nil
 }

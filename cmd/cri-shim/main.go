@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/urfave/cli/v3"
 	"google.golang.org/grpc/status"
@@ -28,7 +29,7 @@ func message(err error) string {
 
 // newCommand is the tree of commands.
 func newCommand() *cli.Command {
-	return &cli.Command{
+	root := &cli.Command{
 		Name:  "cri-shim",
 		Usage: "run Kubernetes pods on this node",
 		Description: "cri-shim serve is what the kubelet's containerRuntimeEndpoint and crictl connect to.\n" +
@@ -38,6 +39,7 @@ func newCommand() *cli.Command {
 		ConfigureShellCompletionCommand: func(c *cli.Command) {
 			c.Hidden = false
 			c.Usage = "print a completion script for bash, zsh, fish or pwsh"
+			strict(c)
 		},
 		// Errors are returned to main, which prints them once.
 		ExitErrHandler: func(context.Context, *cli.Command, error) {},
@@ -48,5 +50,35 @@ func newCommand() *cli.Command {
 			timelineCommand(),
 			versionCommand(),
 		},
+	}
+	strict(root)
+	return root
+}
+
+// strict makes a mistake in a command line one line that says what is wrong, instead of a page of help.
+func strict(c *cli.Command) {
+	c.OnUsageError = func(_ context.Context, cmd *cli.Command, err error, _ bool) error {
+		return fmt.Errorf("%w (see %s --help)", err, cmd.FullName())
+	}
+	if len(c.Commands) > 0 {
+		c.Action = helpOrUnknown
+	}
+	for _, sub := range c.Commands {
+		strict(sub)
+	}
+}
+
+// helpOrUnknown is for a command that only has commands below it.
+func helpOrUnknown(_ context.Context, cmd *cli.Command) error {
+	name := cmd.Args().First()
+	switch near := cli.SuggestCommand(cmd.VisibleCommands(), name); {
+	case name == "" && cmd == cmd.Root():
+		return cli.ShowRootCommandHelp(cmd)
+	case name == "":
+		return cli.ShowSubcommandHelp(cmd)
+	case strings.HasPrefix(near, name[:1]):
+		return fmt.Errorf("%s has no command %q; did you mean %s?", cmd.FullName(), name, near)
+	default:
+		return fmt.Errorf("%s has no command %q (see %s --help)", cmd.FullName(), name, cmd.FullName())
 	}
 }

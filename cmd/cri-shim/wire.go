@@ -99,14 +99,15 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:  podDefaults{p.manager, defaultSysctls(cfg)},
-		Images:   criImages{p.store},
-		Archives: archives{p.store},
-		Handlers: []cri.Handler{{RecursiveReadOnly: true}},
-		Features: cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
-		Name:     "cri-shim",
-		Version:  semantic(version.Version()),
-		Info:     p.info(cfg),
+		Runtime:      podDefaults{p.manager, defaultSysctls(cfg)},
+		Images:       criImages{p.store},
+		Archives:     archives{p.store},
+		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
+		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
+		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
+		Name:    "cri-shim",
+		Version: semantic(version.Version()),
+		Info:    p.info(cfg),
 	}}, nil
 }
 
@@ -149,6 +150,7 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
+		Pinned:                 cfg.PinnedImages,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"sync"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
@@ -20,30 +19,13 @@ import (
 type podImages struct {
 	store *image.Store
 	log   *slog.Logger
-
-	mu sync.Mutex
-	// held has the images of containers: they are needed after a client has removed them.
-	held   map[string]*image.Image // by ID
-	owners map[string]map[string]bool
 }
 
-func newPodImages(s *image.Store, log *slog.Logger) *podImages {
-	return &podImages{store: s, log: log, held: map[string]*image.Image{}, owners: map[string]map[string]bool{}}
-}
+func newPodImages(s *image.Store, log *slog.Logger) *podImages { return &podImages{store: s, log: log} }
 
-// get finds an image that the store lists or that a container holds.
-func (i *podImages) get(ref string) (*image.Image, error) {
-	img, err := i.store.Get(ref)
-	if err == nil {
-		return img, nil
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if img := i.held[ref]; img != nil {
-		return img, nil
-	}
-	return nil, err
-}
+// get finds an image that the store lists or that a container holds: it is needed as long as the
+// container is, whatever a client has removed.
+func (i *podImages) get(ref string) (*image.Image, error) { return i.store.Held(ref) }
 
 // Resolve implements sandbox.Images.
 func (i *podImages) Resolve(ref string) (*sandbox.Image, error) {
@@ -64,41 +46,12 @@ func (i *podImages) Resolve(ref string) (*sandbox.Image, error) {
 }
 
 // Hold implements sandbox.Images.
-func (i *podImages) Hold(id, owner string) error {
-	img, getErr := i.get(id)
-	if err := i.store.Hold(id, owner); err != nil {
-		return err
-	}
-	if getErr != nil {
-		return nil // removed under a container of the last daemon
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.held[img.ID] = img
-	if i.owners[owner] == nil {
-		i.owners[owner] = map[string]bool{}
-	}
-	i.owners[owner][img.ID] = true
-	return nil
-}
+func (i *podImages) Hold(id, owner string) error { return i.store.Hold(id, owner) }
 
 // Release implements sandbox.Images.
 func (i *podImages) Release(owner string) {
 	if err := i.store.Release(owner); err != nil {
 		i.log.Warn("release image", "ctr", owner, "err", err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	ids := i.owners[owner]
-	delete(i.owners, owner)
-	for id := range ids {
-		used := false
-		for _, others := range i.owners {
-			used = used || others[id]
-		}
-		if !used {
-			delete(i.held, id)
-		}
 	}
 }
 

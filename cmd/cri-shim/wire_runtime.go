@@ -42,7 +42,8 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 		return nil, err
 	}
 	r, err := oci.New(groups, oci.Config{
-		Staging: staging, AppArmorDefault: cfg.ApparmorProfile, Rlimits: rlimits(cfg.DefaultUlimits),
+		Staging: staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
+		Rlimits: rlimits(cfg.DefaultUlimits),
 	})
 	if err != nil {
 		return nil, err

@@ -9,7 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -33,6 +36,8 @@ const maxKnownProfiles = 64
 type storedSpec struct {
 	Spec    *specs.Spec `json:"spec"`              // without its seccomp profile
 	Seccomp string      `json:"seccomp,omitempty"` // the profile's digest
+	// Env is the environment where a value is not UTF-8, which JSON strings cannot hold; Spec has none then.
+	Env [][]byte `json:"env,omitempty"`
 }
 
 func openSpecStore(dir string) (*specStore, error) {
@@ -40,13 +45,59 @@ func openSpecStore(dir string) (*specStore, error) {
 		dir: dir, specs: map[string]*specs.Spec{},
 		profiles: map[string]*specs.LinuxSeccomp{}, digests: map[*specs.LinuxSeccomp]string{},
 	}
-	return s, os.MkdirAll(dir, 0o700)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	return s, s.collect()
 }
+
+// collect removes the profiles that no specification refers to, and what an interrupted write left. A
+// specification that cannot be read may need any of them.
+func (s *specStore) collect() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	var profiles []string
+	for _, e := range entries {
+		path := filepath.Join(s.dir, e.Name())
+		switch name, isSpec := strings.CutSuffix(e.Name(), ".json"); {
+		case strings.HasSuffix(e.Name(), newSuffix):
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		case !isSpec:
+		case strings.HasPrefix(name, profilePrefix):
+			profiles = append(profiles, strings.TrimPrefix(name, profilePrefix))
+		default:
+			var stored struct{ Seccomp string }
+			if readJSON(path, &stored) != nil {
+				return nil
+			}
+			used[stored.Seccomp] = true
+		}
+	}
+	for _, digest := range profiles {
+		if used[digest] {
+			continue
+		}
+		if err := os.Remove(s.profilePath(digest)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const (
+	profilePrefix = "seccomp-"
+	newSuffix     = ".new" // of a file that is being written
+)
 
 func (s *specStore) path(id string) string { return filepath.Join(s.dir, id+".json") }
 
 func (s *specStore) profilePath(digest string) string {
-	return filepath.Join(s.dir, "seccomp-"+digest+".json")
+	return filepath.Join(s.dir, profilePrefix+digest+".json")
 }
 
 // save keeps the specification of a container that is about to be launched.
@@ -65,6 +116,7 @@ func (s *specStore) save(id string, spec *specs.Spec) error {
 		stored = storedSpec{Spec: &bare, Seccomp: digest}
 		spec.Linux.Seccomp = s.profiles[digest]
 	}
+	stored.moveEnv()
 	text, err := json.Marshal(stored)
 	if err != nil {
 		return fmt.Errorf("specification of %s: %w", id, err)
@@ -118,7 +170,7 @@ func (s *specStore) load(id string) (*specs.Spec, error) {
 	if err := readJSON(s.path(id), &stored); err != nil {
 		return nil, err
 	}
-	if stored.Spec == nil || stored.Seccomp != "" && stored.Spec.Linux == nil {
+	if stored.Spec == nil || stored.Seccomp != "" && stored.Spec.Linux == nil || len(stored.Env) > 0 && stored.Spec.Process == nil {
 		return nil, fmt.Errorf("%s: not a specification", s.path(id))
 	}
 	if stored.Seccomp != "" {
@@ -132,8 +184,26 @@ func (s *specStore) load(id string) (*specs.Spec, error) {
 		}
 		stored.Spec.Linux.Seccomp = p
 	}
+	for _, v := range stored.Env {
+		stored.Spec.Process.Env = append(stored.Spec.Process.Env, string(v))
+	}
 	s.specs[id] = stored.Spec
 	return stored.Spec, nil
+}
+
+// moveEnv keeps an environment that JSON strings would change.
+func (s *storedSpec) moveEnv() {
+	p := s.Spec.Process
+	if p == nil || !slices.ContainsFunc(p.Env, func(v string) bool { return !utf8.ValidString(v) }) {
+		return
+	}
+	for _, v := range p.Env {
+		s.Env = append(s.Env, []byte(v))
+	}
+	spec, process := *s.Spec, *p
+	process.Env = nil
+	spec.Process = &process
+	s.Spec = &spec
 }
 
 // remove forgets a container; nil when it is not known.
@@ -161,7 +231,7 @@ func readJSON(path string, into any) error {
 // replaceFile writes a file that is whole or not there, should the daemon die. It need not
 // survive the machine: what runs does not either.
 func replaceFile(path string, text []byte) error {
-	tmp := path + ".new"
+	tmp := path + newSuffix
 	if err := os.WriteFile(tmp, text, 0o600); err != nil {
 		return err
 	}

@@ -77,6 +77,84 @@ func TestSpecStore(t *testing.T) {
 	}
 }
 
+// TestSpecStoreCollects: profiles go, with the next start, after the last specification that has them.
+func TestSpecStoreCollects(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *specStore {
+		t.Helper()
+		s, err := openSpecStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	profiles := func() int {
+		files, _ := filepath.Glob(filepath.Join(dir, "seccomp-*"))
+		return len(files)
+	}
+	s := open()
+	for _, id := range []string{"a", "b"} {
+		// A profile of its own.
+		if err := s.save(id, testSpec(id, &specs.LinuxSeccomp{DefaultAction: specs.ActErrno, ListenerPath: id})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.remove("a"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "c.json.new"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s = open()
+	if got, err := s.load("b"); err != nil || got.Linux.Seccomp.ListenerPath != "b" || profiles() != 1 {
+		t.Errorf("after a restart: load(b) = %v, %v, %d profiles; want its profile alone", got, err, profiles())
+	}
+	if _, err := os.Stat(filepath.Join(dir, "c.json.new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what an interrupted write left: %v; want not exist", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "b.json"), []byte("damaged"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if open(); profiles() != 1 {
+		t.Error("the profile of a damaged specification is gone; it may be repaired")
+	}
+	if err := s.remove("b"); err != nil {
+		t.Fatal(err)
+	}
+	if open(); profiles() != 0 {
+		t.Errorf("%d profiles without a specification; want none", profiles())
+	}
+}
+
+// TestSpecStoreEnvironment: an exec after a restart has the bytes that the container has.
+func TestSpecStoreEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openSpecStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, env := range map[string][]string{"bytes": {"A=caf\xe9\xff", "B=", "C=é"}, "text": {"A=é", "B=<&>"}, "none": nil} {
+		spec := testSpec(id, nil)
+		spec.Process.Env = env
+		if err := s.save(id, spec); err != nil {
+			t.Fatal(err)
+		}
+		next, err := openSpecStore(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, store := range map[string]*specStore{"same daemon": s, "next daemon": next} {
+			got, err := store.load(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(env, got.Process.Env); d != "" {
+				t.Errorf("%s: environment of %s (-want +got):\n%s", name, id, d)
+			}
+		}
+	}
+}
+
 func TestDefaultSysctls(t *testing.T) {
 	cfg := config.Default()
 	want := map[string]string{"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}

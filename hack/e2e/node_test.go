@@ -90,8 +90,8 @@ func startNode(t *testing.T, config map[string]string) (*node, error) {
 			"root": quote(dir, "root"), "state": quote(dir, "state"), "listen": quote(dir, "sock"),
 			"netns_dir": quote(dir, "netns"), "supervisor_cgroup": quote("/"+filepath.Base(dir), "supervisors"),
 			"cni_conf_dir": quote(dir, "net.d"), "cni_bin_dirs": "[" + quote(testtools.CNIPlugins(t)) + "]",
-			"registry_config_dirs": "[" + quote(dir, "certs.d") + "]", "cdi_spec_dirs": "[" + quote(dir, "cdi") + "]",
-			"log_level": `"debug"`,
+			"registry_config_dirs": "[" + quote(dir, "certs.d") + "]",
+			"log_level":            `"debug"`,
 		},
 	}
 	for key, value := range config {

@@ -3,6 +3,7 @@ module github.com/cri-shim/cri-shim/hack/tools
 go 1.26.6
 
 tool (
+	github.com/onsi/ginkgo/v2/ginkgo
 	gotest.tools/gotestsum
 	honnef.co/go/tools/cmd/staticcheck
 	sigs.k8s.io/cri-tools/cmd/crictl

@@ -21,14 +21,13 @@ type Config struct {
 	NetnsDir   string   `toml:"netns_dir" doc:"Where the pods' network namespaces are pinned; ip netns and CNI plugins expect /run/netns."`
 
 	RegistryConfigDirs     []string `toml:"registry_config_dirs" doc:"Folders with one folder per registry host, each with a hosts.toml and certificates, as containerd has them. The first that knows a host counts; folders that do not exist are skipped."`
-	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads" doc:"Layers that one pull downloads at a time."`
-	PullProgressTimeout    Duration `toml:"pull_progress_timeout" doc:"A pull that receives no byte for this long is given up. \"0s\" waits for ever."`
+	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads" doc:"Layers that are downloaded and unpacked at a time, over all pulls."`
+	PullProgressTimeout    Duration `toml:"pull_progress_timeout" doc:"A registry that sends no byte for this long is asked again, from where it stopped; after four times in a row the pull fails."`
+	PinnedImages           []string `toml:"pinned_images" doc:"Images that the kubelet's garbage collection leaves alone. A * at the end of a full name, as in docker.io/library/*, stands for any rest."`
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
-	KeepBlobs              bool     `toml:"keep_blobs" doc:"Keep compressed layers after they are unpacked, so that images can be exported as they were pulled."`
 
-	SeccompProfile  string   `toml:"seccomp_profile" doc:"JSON file that RuntimeDefault stands for. Empty: the built-in profile."`
-	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for. Empty: the built-in profile, loaded by the daemon."`
-	CDISpecDirs     []string `toml:"cdi_spec_dirs" doc:"Folders with CDI specifications of devices; later ones win."`
+	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
+	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. Empty: none, such containers are not confined by AppArmor."`
 	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
 
 	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`
@@ -36,17 +35,11 @@ type Config struct {
 
 	LogLineMax          Size `toml:"log_line_max" doc:"Longest piece of a container's line in its log; a longer line is marked partial and goes on in the next entry."`
 	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
-	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest CRI message in either direction."`
+	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest request that is taken. Answers are as large as they need to be; the kubelet takes 16MiB."`
 
-	StopTimeout       Duration `toml:"stop_timeout" doc:"Grace for containers that StopPodSandbox finds running, which gives none itself."`
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
 	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
-
-	StreamListen      string   `toml:"stream_listen" doc:"Address for exec, attach and port-forward streams; the kubelet connects to it from this machine. Port 0 takes a free one."`
-	StreamIdleTimeout Duration `toml:"stream_idle_timeout" doc:"An exec, attach or port-forward without traffic for this long is ended."`
-	MetricsListen     string   `toml:"metrics_listen" doc:"Address that serves /metrics to Prometheus, such as 127.0.0.1:9190. Empty: off."`
-	Pprof             bool     `toml:"pprof" doc:"Serve /debug/pprof beside /metrics."`
 }
 
 // DefaultPath is the file that Load("") reads if it exists.
@@ -69,19 +62,15 @@ func Default() Config {
 		NetnsDir:                "/run/netns",
 		RegistryConfigDirs:      []string{"/etc/cri-shim/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
 		MaxConcurrentDownloads:  3,
-		PullProgressTimeout:     Seconds(5 * 60),
-		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
+		PullProgressTimeout:     Seconds(30),
 		DefaultUlimits:          []Ulimit{{Name: "nofile", Soft: 1024, Hard: 524288}},
 		EnableUnprivilegedPorts: true,
 		EnableUnprivilegedICMP:  true,
 		LogLineMax:              16 * KiB,
 		ExecSyncOutputLimit:     16 * MiB,
 		MaxCRIMessageSize:       16 * MiB,
-		StopTimeout:             Seconds(10),
 		KillTimeout:             Seconds(10),
 		DrainTimeout:            Seconds(30),
 		ReconcileInterval:       Seconds(5 * 60),
-		StreamListen:            "127.0.0.1:0",
-		StreamIdleTimeout:       Seconds(4 * 60 * 60),
 	}
 }

@@ -54,9 +54,9 @@ func TestRenderLoadsBack(t *testing.T) {
 	changed.PodsPerSupervisor = 1
 	changed.RegistryConfigDirs = nil
 	changed.DefaultUlimits = []Ulimit{{"core", 0, Unlimited}, {"nofile", 5, 5}}
-	changed.StopTimeout = Duration{90*time.Second + 500*time.Millisecond}
+	changed.KillTimeout = Duration{90*time.Second + 500*time.Millisecond}
 	changed.LogLineMax = 16385
-	changed.MetricsListen, changed.Pprof = "[::1]:9190", true
+	changed.PinnedImages = []string{"example.org/base*"}
 	for name, want := range map[string]Config{"default": Default(), "changed": changed} {
 		text := Render(want)
 		got, err := Load(tree(t, map[string]string{"config.toml": string(text)}))
@@ -82,7 +82,7 @@ func TestRenderLoadsBack(t *testing.T) {
 
 func TestLoadMerges(t *testing.T) {
 	path := tree(t, map[string]string{
-		"config.toml":         "log_level = 'debug'\ncni_bin_dirs = ['/a', '/b', '/c']\nkeep_blobs = true\n",
+		"config.toml":         "log_level = 'debug'\ncni_bin_dirs = ['/a', '/b', '/c']\nenable_unprivileged_icmp = false\n",
 		"conf.d/20.toml":      "log_level = 'warn'\n",
 		"conf.d/10.toml":      "log_level = 'error'\ncni_bin_dirs = ['/d']\n",
 		"conf.d/30.toml.orig": "not toml at all",
@@ -92,7 +92,7 @@ func TestLoadMerges(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := Default()
-	want.LogLevel, want.CNIBinDirs, want.KeepBlobs = "warn", []string{"/d"}, true
+	want.LogLevel, want.CNIBinDirs, want.EnableUnprivilegedICMP = "warn", []string{"/d"}, false
 	if diff := cmp.Diff(want, *got); diff != "" {
 		t.Errorf("Load (-want +got):\n%s", diff)
 	}
@@ -126,7 +126,7 @@ func TestLoadProblems(t *testing.T) {
 		{"misspelt", "\nlog_levle = 'info'", "DIR/config.toml:2: log_levle: unknown key; did you mean log_level?"},
 		{"far from any", "colour = 'red'", "DIR/config.toml:1: colour: unknown key"},
 		{"table", "[cni]\nbin = 1", "DIR/config.toml:1: cni: unknown key"},
-		{"two", "roots = '/x'\npprofs = true", "DIR/config.toml:1: roots: unknown key; did you mean root?\nDIR/config.toml:2: pprofs: unknown key; did you mean pprof?"},
+		{"two", "roots = '/x'\nlistens = true", "DIR/config.toml:1: roots: unknown key; did you mean root?\nDIR/config.toml:2: listens: unknown key; did you mean listen?"},
 		{"syntax", "root = ", "DIR/config.toml:1:"},
 		{"type", "# one\npods_per_supervisor = 'many'", "DIR/config.toml:2: pods_per_supervisor: "},
 		{"duration", "cni_timeout = 'soon'", `DIR/config.toml:1: cni_timeout: "soon" is no duration such as "90s" or "5m"`},
@@ -146,10 +146,6 @@ func TestLoadProblems(t *testing.T) {
 		{"socket", "listen = '/" + strings.Repeat("x", 107) + "'", "DIR/config.toml:1: listen: is 108 bytes long; a socket's path has at most 107"},
 		{"state in root", "state = '/var/lib/cri-shim/run'", "DIR/config.toml:1: state: \"/var/lib/cri-shim/run\" and root \"/var/lib/cri-shim\" lie in one another"},
 		{"platform", "image_platform = 'windows/amd64'", `DIR/config.toml:1: image_platform: "windows/amd64" does not run on this system; want linux/...`},
-		{"address", "metrics_listen = '9190'", `DIR/config.toml:1: metrics_listen: "9190" is no address such as 127.0.0.1:9190`},
-		{"port", "stream_listen = '127.0.0.1:http'", `DIR/config.toml:1: stream_listen: "127.0.0.1:http": "http" is no port`},
-		{"everywhere", "metrics_listen = ':9190'", `DIR/config.toml:1: metrics_listen: ":9190" names no address; 0.0.0.0 and [::] stand for all`},
-		{"pprof alone", "pprof = true", "DIR/config.toml:1: pprof: needs metrics_listen, which serves it"},
 		{"no plugins", "cni_bin_dirs = []", "DIR/config.toml:1: cni_bin_dirs: is empty; no plugin would be found"},
 	}
 	for _, tt := range tests {

@@ -2,11 +2,9 @@ package config
 
 import (
 	"fmt"
-	"net"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -29,11 +27,6 @@ func Validate(c Config) Problems {
 	v.ulimits(c.DefaultUlimits)
 	v.sizes(c)
 	v.durations(c)
-	v.address("stream_listen", c.StreamListen)
-	if c.MetricsListen != "" {
-		v.address("metrics_listen", c.MetricsListen)
-	}
-	v.check("pprof", !c.Pprof || c.MetricsListen != "", "needs metrics_listen, which serves it")
 	return v.problems
 }
 
@@ -67,7 +60,7 @@ func (v *validator) paths(c Config) {
 		key    string
 		values []string
 	}{
-		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs}, {"cdi_spec_dirs", c.CDISpecDirs},
+		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)
@@ -134,25 +127,12 @@ func (v *validator) durations(c Config) {
 		low, high time.Duration
 	}{
 		{"cni_timeout", c.CNITimeout, time.Second, time.Hour},
-		{"pull_progress_timeout", c.PullProgressTimeout, 0, 24 * time.Hour},
-		{"stop_timeout", c.StopTimeout, 0, time.Hour},
+		{"pull_progress_timeout", c.PullProgressTimeout, time.Second, 24 * time.Hour},
 		{"kill_timeout", c.KillTimeout, time.Second, time.Hour},
 		{"drain_timeout", c.DrainTimeout, 0, time.Hour},
 		{"reconcile_interval", c.ReconcileInterval, time.Second, 24 * time.Hour},
-		{"stream_idle_timeout", c.StreamIdleTimeout, time.Second, 30 * 24 * time.Hour},
 	} {
 		v.check(d.key, d.low <= d.value.Duration && d.value.Duration <= d.high,
 			"%v is not between %v and %v", d.value, d.low, d.high)
 	}
-}
-
-func (v *validator) address(key, value string) {
-	host, port, err := net.SplitHostPort(value)
-	if err != nil {
-		v.check(key, false, "%q is no address such as 127.0.0.1:9190", value)
-		return
-	}
-	_, err = strconv.ParseUint(port, 10, 16)
-	v.check(key, err == nil, "%q: %q is no port", value, port)
-	v.check(key, host != "", "%q names no address; 0.0.0.0 and [::] stand for all", value)
 }

@@ -17,15 +17,25 @@ const maxProfile = 1 << 20
 // LoadFile is [Load] for the file at path, which must be a regular file of at
 // most 1 MiB.
 func LoadFile(path string, caps []string) (*specs.LinuxSeccomp, error) {
-	body, err := readProfile(path)
+	body, err := ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("seccomp: read profile %s: %w", path, err)
+		return nil, err
 	}
 	p, err := Load(body, caps)
 	if err != nil {
 		return nil, fmt.Errorf("%w (in %s)", err, path)
 	}
 	return p, nil
+}
+
+// ReadFile reads what [Load] takes from the file at path, which must be a regular file
+// of at most 1 MiB.
+func ReadFile(path string) ([]byte, error) {
+	body, err := readProfile(path)
+	if err != nil {
+		return nil, fmt.Errorf("seccomp: read profile %s: %w", path, err)
+	}
+	return body, nil
 }
 
 func readProfile(path string) ([]byte, error) {

@@ -12,7 +12,7 @@ type Op string
 const (
 	OpHello     Op = "hello"      // reply: Hello
 	OpLaunch    Op = "launch"     // reply: PID, and a pidfd beside the frame
-	OpSignal    Op = "signal"     // nil error when the process has ended already
+	OpSignal    Op = "signal"     // nil error when the process has ended already; SIGKILL also calls a launch off
 	OpResize    Op = "resize"     // terminal size
 	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr as Roles say
 	OpReopenLog Op = "reopen-log" // descriptor: the new log file
@@ -78,7 +78,8 @@ type Launch struct {
 	KillGroup []string `json:"kill_group,omitempty"`
 }
 
-// Reply is a frame from the supervisor: an answer, or an event with Seq 0.
+// Reply is a frame from the supervisor: an answer, or an event with Seq 0. Seq 0 with Err is the
+// last word before the connection is closed: the supervisor could not read a frame.
 type Reply struct {
 	Seq       uint64    `json:"seq,omitempty"`
 	Err       *Error    `json:"err,omitempty"`
@@ -108,9 +109,12 @@ type Process struct {
 type Exit struct {
 	ID string `json:"id"`
 	// Code is the exit status, or 128 and the signal's number.
-	Code   int       `json:"code"`
-	Signal int       `json:"signal,omitempty"`
-	OOM    bool      `json:"oom,omitempty"` // the kernel's OOM killer struck in its cgroup
+	Code   int  `json:"code"`
+	Signal int  `json:"signal,omitempty"`
+	OOM    bool `json:"oom,omitempty"` // the kernel's OOM killer struck in its cgroup
+	// Failed says why the workload was never executed: the launch's answer says it too, but
+	// the daemon that asked may be gone. Such an exit is only an event, never in a file.
+	Failed string    `json:"failed,omitempty"`
 	At     time.Time `json:"at"`
 }
 

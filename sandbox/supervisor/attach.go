@@ -119,7 +119,8 @@ func (f *fanout) end() {
 // input is the writing side of a container's standard input, kept open while nobody is attached.
 type input struct {
 	mu   sync.Mutex
-	w    *os.File // nil once closed
+	w    *os.File          // nil once closed
+	from map[*os.File]bool // clients that feed it
 	once bool
 	// shared: the writer is also the terminal's reader, which end closes.
 	shared bool
@@ -130,10 +131,20 @@ func (in *input) feed(from *os.File) {
 	defer from.Close()
 	in.mu.Lock()
 	w := in.w
-	in.mu.Unlock()
 	if w == nil {
+		in.mu.Unlock()
 		return
 	}
+	if in.from == nil {
+		in.from = map[*os.File]bool{}
+	}
+	in.from[from] = true
+	in.mu.Unlock()
+	defer func() {
+		in.mu.Lock()
+		delete(in.from, from)
+		in.mu.Unlock()
+	}()
 	io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{from}, make([]byte, 4<<10))
 	if in.once {
 		in.close()
@@ -150,4 +161,7 @@ func (in *input) close() {
 		in.w.Close()
 	}
 	in.w = nil
+	for f := range in.from {
+		f.Close() // wakes a feeder whose client neither writes nor goes
+	}
 }

@@ -19,11 +19,12 @@ func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
 	<-p.started
 	s.mu.Lock()
 	failed := p.failed
-	if failed {
+	if failed != "" {
 		delete(s.processes, p.id)
+		s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: at, Failed: failed})
 	}
 	s.mu.Unlock()
-	if failed { // the launch's error has told it
+	if failed != "" {
 		p.pidfd.Close()
 		p.log.close()
 		return
@@ -43,12 +44,20 @@ func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
 	}
 	s.mu.Lock()
 	p.exit = exit
-	for ses := range s.sessions {
-		ses.event(api.Reply{Exit: exit})
-	}
+	s.tell(exit)
 	s.mu.Unlock()
 	if p.mounts != nil {
 		p.mounts.Close() // the kernel now takes the container's mounts apart
+	}
+}
+
+// exitNotExecuted is the exit code of a launch that failed.
+const exitNotExecuted = 128
+
+// tell sends an exit to all daemons; the lock is held.
+func (s *Supervisor) tell(e *api.Exit) {
+	for ses := range s.sessions {
+		ses.event(api.Reply{Exit: e})
 	}
 }
 

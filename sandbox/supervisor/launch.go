@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"syscall"
+	"time"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -123,7 +124,7 @@ func openStdio(l *api.Launch, fs files) (s *stdio, err error) {
 }
 
 // start launches a process and returns once the workload is executed.
-func (s *Supervisor) start(id string, l *api.Launch, fs files) (*process, error) {
+func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) (*process, error) {
 	if fs.message == nil {
 		return nil, &api.Error{Stage: "launch", Text: "no message for the init"}
 	}
@@ -144,7 +145,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files) (*process, error)
 		return nil, &api.Error{Stage: "stdio", Text: err.Error()}
 	}
 	defer syncR.Close()
-	err = s.clone(p, io, fs, syncW)
+	err = s.clone(p, io, fs, syncW, called)
 	syncW.Close()
 	io.closeChild()
 	if err != nil {
@@ -152,15 +153,17 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files) (*process, error)
 		return nil, err
 	}
 	err = s.settle(p, io, syncR)
-	s.mu.Lock()
-	p.failed = err != nil
-	s.mu.Unlock()
+	if err != nil {
+		s.mu.Lock()
+		p.failed = err.Error()
+		s.mu.Unlock()
+	}
 	close(p.started)
 	return p, err
 }
 
 // clone makes the process and registers it.
-func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File) error {
+func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File, called *pending) error {
 	list := append(io.child[:3:3], fs.message, syncW)
 	list = append(list, fs.extra...)
 	switch {
@@ -180,6 +183,11 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File) erro
 	}
 	if s.processes[p.id] != nil {
 		return &api.Error{Stage: "launch", Text: fmt.Sprintf("process %q exists", p.id)}
+	}
+	if called.cancelled {
+		err := &api.Error{Stage: "launch", Text: "it was called off before there was a process"}
+		s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: time.Now(), Failed: err.Error()})
+		return err
 	}
 	if of := p.launch.PIDNamespaceOf; of != "" {
 		target := s.processes[of]

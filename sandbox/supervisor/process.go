@@ -38,7 +38,7 @@ type process struct {
 	copying sync.WaitGroup
 
 	started chan struct{} // closed when the launch has succeeded or failed
-	failed  bool          // with started closed
+	failed  string        // with started closed: why the workload was not executed
 	exit    *api.Exit     // set once, under the supervisor's lock
 }
 
@@ -58,30 +58,37 @@ func (p *process) pump(stdout, stderr *os.File) {
 	}
 }
 
-// drain waits for the rest of the output, then lets go of everything that copied it.
+// drain waits for the rest of the output, then lets go of everything that copied it. It
+// ends even where the log's file system does not: an exit is told whatever becomes of the log.
 func (p *process) drain() {
 	if p.log == nil {
 		return
 	}
-	done := make(chan struct{})
-	go func() { p.copying.Wait(); close(done) }()
-	timer := time.NewTimer(drainTime)
+	copied := make(chan struct{})
+	go func() { p.copying.Wait(); close(copied) }()
+	wait(copied, drainTime)
+	p.in.close()
+	for _, f := range p.ends {
+		f.Close() // wakes a copier that still waits
+	}
+	p.ends = nil
+	released := make(chan struct{})
+	go func() {
+		<-copied
+		p.fan.end()
+		p.log.close()
+		close(released)
+	}()
+	wait(released, drainTime)
+}
+
+func wait(done <-chan struct{}, limit time.Duration) {
+	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case <-done:
 	case <-timer.C:
 	}
-	p.release(done)
-}
-
-func (p *process) release(copied <-chan struct{}) {
-	p.in.close()
-	for _, f := range p.ends {
-		f.Close() // wakes a copier that still waits
-	}
-	<-copied
-	p.fan.end()
-	p.log.close()
 }
 
 // signal sends a signal; nil when the process has ended.

@@ -2,8 +2,10 @@ package supervisor
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -15,6 +17,8 @@ const (
 	// connection is closed and the daemon learns the rest from OpList and the exit files.
 	eventQueue  = 256
 	sendTimeout = 10 * time.Second
+	// refuseTimeout bounds the wait until a daemon was told why its connection is closed.
+	refuseTimeout = time.Second
 )
 
 // session is one connection of a daemon.
@@ -27,8 +31,9 @@ type session struct {
 
 type outgoing struct {
 	reply api.Reply
-	file  *os.File // closed after sending
-	last  bool     // the supervisor ends after it
+	file  *os.File      // closed after sending
+	last  bool          // the supervisor ends after it
+	sent  chan struct{} // if any, closed after sending
 }
 
 func newSession(s *Supervisor, conn *sys.Conn) *session {
@@ -54,16 +59,42 @@ func (ses *session) serve() {
 			return
 		}
 		req := new(api.Request)
-		if err := api.Decode(buf[:n], req); err != nil || req.Seq == 0 {
+		err = api.Decode(buf[:n], req)
+		if err == nil && req.Seq == 0 {
+			err = fmt.Errorf("%w: no sequence number", api.ErrFrame)
+		}
+		if err != nil {
 			closeAll(files)
-			ses.s.cfg.Log.Error("frame refused", "err", errors.Join(err, errors.New("connection closed")))
+			ses.refuse(err)
 			return
 		}
-		if req.Op == api.OpLaunch || req.Op == api.OpAttach {
-			go ses.answer(req, files) // these may take long, the others do not
-		} else {
-			ses.answer(req, files)
+		switch req.Op { // these may take long, the others do not
+		case api.OpLaunch:
+			l := ses.s.expect(req.ID)
+			go func() {
+				defer ses.s.expected(req.ID, l)
+				ses.answer(req, files, l)
+			}()
+		case api.OpAttach, api.OpReopenLog:
+			go ses.answer(req, files, nil)
+		default:
+			ses.answer(req, files, nil)
 		}
+	}
+}
+
+// refuse says why the connection is closed, if the daemon still reads.
+func (ses *session) refuse(err error) {
+	ses.s.cfg.Log.Error("frame refused, connection closed", "err", err)
+	last := outgoing{reply: api.Reply{Err: clipped(&api.Error{Stage: "frame", Text: err.Error()})}, sent: make(chan struct{})}
+	select {
+	case ses.out <- last:
+	default:
+		return
+	}
+	select {
+	case <-last.sent:
+	case <-time.After(refuseTimeout):
 	}
 }
 
@@ -81,15 +112,38 @@ func (ses *session) send() {
 		select {
 		case o := <-ses.out:
 			err := ses.sendOne(o)
+			if o.sent != nil {
+				close(o.sent)
+			}
 			if o.last {
-				close(ses.s.quit)
+				ses.s.end()
 				return
 			}
 			if err != nil {
 				ses.conn.Close()
+				<-ses.done
+				ses.drop()
 				return
 			}
 		case <-ses.done:
+			ses.drop()
+			return
+		}
+	}
+}
+
+// drop lets go of what nobody will read.
+func (ses *session) drop() {
+	for {
+		select {
+		case o := <-ses.out:
+			if o.file != nil {
+				o.file.Close()
+			}
+			if o.last {
+				ses.s.end()
+			}
+		default:
 			return
 		}
 	}
@@ -109,9 +163,9 @@ func (ses *session) sendOne(o outgoing) error {
 	return ses.conn.Send(frame, files...)
 }
 
-func (ses *session) answer(req *api.Request, files []*os.File) {
+func (ses *session) answer(req *api.Request, files []*os.File, l *pending) {
 	o := outgoing{reply: api.Reply{Seq: req.Seq}}
-	err := ses.do(req, files, &o)
+	err := ses.do(req, files, l, &o)
 	if err != nil {
 		var e *api.Error
 		if !errors.As(err, &e) {
@@ -124,6 +178,9 @@ func (ses *session) answer(req *api.Request, files []*os.File) {
 	case <-ses.done:
 		if o.file != nil {
 			o.file.Close()
+		}
+		if o.last { // it launches nothing any more, so it must not stay
+			ses.s.end()
 		}
 	}
 }
@@ -140,7 +197,7 @@ func clipped(e *api.Error) *api.Error {
 }
 
 // do carries a request out. Files it does not take over are closed.
-func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error {
+func (ses *session) do(req *api.Request, received []*os.File, l *pending, o *outgoing) error {
 	fs, err := sortFiles(req.Roles, received)
 	if err != nil {
 		closeAll(received)
@@ -160,7 +217,7 @@ func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error
 		o.reply.Hello = &api.Hello{PID: os.Getpid(), Release: ses.s.cfg.Release}
 		return nil
 	case api.OpLaunch:
-		return ses.launch(req, fs, keep, o)
+		return ses.launch(req, fs, keep, l, o)
 	case api.OpList:
 		o.reply.Processes, o.reply.More = ses.s.list(req.After)
 		return nil
@@ -170,6 +227,11 @@ func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error
 		err := ses.s.stop()
 		o.last = err == nil
 		return err
+	case api.OpSignal:
+		return ses.s.signal(req.ID, req.Signal)
+	case api.OpPidfd, api.OpResize, api.OpReopenLog, api.OpAttach:
+	default:
+		return &api.Error{Stage: "frame", Text: fmt.Sprintf("unknown operation %q", req.Op)}
 	}
 	p, err := ses.s.lookup(req.ID)
 	if err != nil {
@@ -178,11 +240,11 @@ func (ses *session) do(req *api.Request, received []*os.File, o *outgoing) error
 	return ses.about(p, req, fs, keep, o)
 }
 
-func (ses *session) launch(req *api.Request, fs files, keep map[*os.File]bool, o *outgoing) error {
+func (ses *session) launch(req *api.Request, fs files, keep map[*os.File]bool, l *pending, o *outgoing) error {
 	if req.Launch == nil || req.ID == "" {
 		return &api.Error{Stage: "frame", Text: "launch without an ID or its configuration"}
 	}
-	p, err := ses.s.start(req.ID, req.Launch, fs)
+	p, err := ses.s.start(req.ID, req.Launch, fs, l)
 	if p != nil && p.log != nil {
 		keep[fs.log] = true
 	}
@@ -190,19 +252,25 @@ func (ses *session) launch(req *api.Request, fs files, keep map[*os.File]bool, o
 		return err
 	}
 	o.reply.PID, o.reply.Warnings = p.pid, p.warnings
-	o.file, err = sys.Dup(p.pidfd)
+	if o.file, err = sys.Dup(p.pidfd); err != nil {
+		err = errors.Join(err, p.signal(int(syscall.SIGKILL))) // who asked will take it for failed
+	}
 	return err
 }
 
 // about is every request that concerns one known process.
 func (ses *session) about(p *process, req *api.Request, fs files, keep map[*os.File]bool, o *outgoing) (err error) {
-	switch req.Op {
-	case api.OpSignal:
-		return p.signal(req.Signal)
-	case api.OpPidfd:
+	if req.Op == api.OpPidfd {
 		o.reply.PID = p.pid
 		o.file, err = sys.Dup(p.pidfd)
 		return err
+	}
+	select {
+	case <-p.started: // what follows is made by the launch
+	default:
+		return &api.Error{Stage: string(req.Op), Text: fmt.Sprintf("process %q is still being launched", p.id)}
+	}
+	switch req.Op {
 	case api.OpResize:
 		if p.console == nil {
 			return &api.Error{Stage: "resize", Text: "the process has no terminal"}
@@ -217,7 +285,7 @@ func (ses *session) about(p *process, req *api.Request, fs files, keep map[*os.F
 	case api.OpAttach:
 		return p.attach(fs, keep)
 	}
-	return &api.Error{Stage: "frame", Text: "unknown operation " + string(req.Op)}
+	return nil
 }
 
 func (p *process) attach(fs files, keep map[*os.File]bool) error {

@@ -35,9 +35,11 @@ type Supervisor struct {
 	mu        sync.Mutex
 	processes map[string]*process // by ID
 	byPID     map[int]*process    // running ones
+	pending   map[string]*pending // launches that are not yet processes, by ID
 	sessions  map[*session]struct{}
 	quit      chan struct{}
 	quitting  bool
+	quitOnce  sync.Once
 	trim      *idle.Trimmer
 }
 
@@ -53,6 +55,7 @@ func Run(cfg Config) error {
 		cfg:       cfg,
 		processes: map[string]*process{},
 		byPID:     map[int]*process{},
+		pending:   map[string]*pending{},
 		sessions:  map[*session]struct{}{},
 		quit:      make(chan struct{}),
 		trim:      idle.NewTrimmer(trimAfter),
@@ -72,12 +75,17 @@ func Run(cfg Config) error {
 	}
 }
 
+// acceptPause is the wait after a connection could not be accepted. A supervisor that gave
+// up would be out of reach for good, with all that it holds.
+const acceptPause = 100 * time.Millisecond
+
 func (s *Supervisor) accept() {
 	for {
 		conn, err := sys.Accept(s.cfg.Listener)
 		if err != nil {
 			s.cfg.Log.Error("accept", "err", err)
-			return
+			time.Sleep(acceptPause) // without descriptors or memory now, it may have some later
+			continue
 		}
 		ses := newSession(s, conn)
 		s.mu.Lock()
@@ -106,13 +114,54 @@ func (s *Supervisor) reap() {
 	}
 }
 
+// pending is a launch that was asked for and is not a process yet.
+type pending struct{ cancelled bool }
+
+// expect notes a launch in the order of the requests, before anything of it runs side by
+// side with them: a SIGKILL that follows it finds it.
+func (s *Supervisor) expect(id string) *pending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := new(pending)
+	if s.pending[id] == nil {
+		s.pending[id] = l
+	}
+	return l
+}
+
+func (s *Supervisor) expected(id string, l *pending) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pending[id] == l {
+		delete(s.pending, id)
+	}
+}
+
+// signal signals a process. A launch that is no process yet is called off by SIGKILL.
+func (s *Supervisor) signal(id string, n int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.processes[id]; p != nil {
+		return p.signal(n)
+	}
+	if l := s.pending[id]; l != nil && n == int(syscall.SIGKILL) {
+		l.cancelled = true
+		return nil
+	}
+	return notFound(id)
+}
+
+func notFound(id string) error {
+	return &api.Error{Stage: "lookup", Text: fmt.Sprintf("no process %q", id), NotFound: true}
+}
+
 // lookup finds a process; it is an *api.Error with NotFound if there is none.
 func (s *Supervisor) lookup(id string) (*process, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.processes[id]
 	if p == nil {
-		return nil, &api.Error{Stage: "lookup", Text: fmt.Sprintf("no process %q", id), NotFound: true}
+		return nil, notFound(id)
 	}
 	return p, nil
 }
@@ -123,7 +172,7 @@ func (s *Supervisor) list(after string) (page []api.Process, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, p := range s.processes {
-		if p.id > after && !p.failed {
+		if p.id > after && p.failed == "" {
 			page = append(page, api.Process{ID: p.id, Pod: p.launch.Pod, PID: p.pid, Exit: p.exit})
 		}
 	}
@@ -162,3 +211,6 @@ func (s *Supervisor) stop() error {
 	s.quitting = true
 	return nil
 }
+
+// end ends Run, after stop.
+func (s *Supervisor) end() { s.quitOnce.Do(func() { close(s.quit) }) }
