@@ -56,7 +56,8 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 	}
 	for i, l := range o.Lower {
 		if err := setLayer(fd, "lowerdir+", l); err != nil {
-			if i == 0 && errors.Is(err, unix.EINVAL) {
+			// EOPNOTSUPP: before Linux 6.5 overlay took no file descriptors at all.
+			if i == 0 && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP)) {
 				return nil, errNoLowerdirAppend
 			}
 			return nil, fsError(fd, fmt.Sprintf("lowerdir+ (layer %d of %d, %s)", i+1, len(o.Lower), l.Name()), err)
