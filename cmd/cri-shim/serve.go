@@ -85,16 +85,30 @@ func lockFolders(root, state string) ([]*os.File, error) {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return locks, err
 		}
-		f, err := sys.LockFile(filepath.Join(dir.path, "lock"))
-		if locked := (*sys.LockedError)(nil); errors.As(err, &locked) {
-			return locks, fmt.Errorf("another cri-shim (process %d) uses %s: stop it, or give this one a folder of its own", locked.PID, dir.path)
-		}
+		f, err := lockFolder(dir.path)
 		if err != nil {
 			return locks, err
 		}
 		locks = append(locks, f)
 	}
 	return locks, nil
+}
+
+// lockPatience is how long a lock may outlive the daemon that held it: a child that was forked as the daemon was
+// killed has the lock until it executes its program.
+const lockPatience = 5 * time.Second
+
+func lockFolder(dir string) (*os.File, error) {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
+		f, err := sys.LockFile(filepath.Join(dir, "lock"))
+		locked := (*sys.LockedError)(nil)
+		if !errors.As(err, &locked) {
+			return f, err
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/%d", locked.PID)); err == nil || time.Now().After(deadline) {
+			return nil, fmt.Errorf("another cri-shim (process %d) uses %s: stop it, or give this one a folder of its own", locked.PID, dir)
+		}
+	}
 }
 
 func closeFiles(files []*os.File) {

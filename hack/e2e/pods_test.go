@@ -89,9 +89,6 @@ func (p *pod) ip(t *testing.T) string {
 	return p.status(t).Network.Ip
 }
 
-// netns is where the pod's network namespace is pinned.
-func (p *pod) netns() string { return p.path("netns", "cri-"+p.id[:32]) }
-
 type edit = func(*pb.ContainerConfig)
 
 // container is a container of a pod.

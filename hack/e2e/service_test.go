@@ -27,9 +27,7 @@ func TestStatus(t *testing.T) {
 	t.Parallel()
 	n := sharedNode(t)
 	for _, want := range []string{"RuntimeReady", "NetworkReady"} {
-		if c := n.condition(t, want); !c.Status {
-			t.Errorf("condition %s = %v; want true", want, c)
-		}
+		eventually(t, want, func() bool { return n.condition(t, want).Status })
 	}
 	resp, err := n.RuntimeServiceClient.Status(ctx(t), &pb.StatusRequest{Verbose: true})
 	if err != nil {
