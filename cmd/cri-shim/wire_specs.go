@@ -24,7 +24,7 @@ type specStore struct {
 	dir string
 
 	mu       sync.Mutex
-	specs    map[string]*specs.Spec // of the last execs
+	specs    map[string]*specs.Spec         // of the last execs
 	profiles map[string]*specs.LinuxSeccomp // by digest
 	digests  map[*specs.LinuxSeccomp]string
 }

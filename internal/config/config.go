@@ -53,7 +53,7 @@ func Default() Config {
 		Listen:                  "/run/cri-shim/cri-shim.sock",
 		LogLevel:                "info",
 		LogFormat:               "text",
-		PodsPerSupervisor: 32,
+		PodsPerSupervisor:       32,
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
 		CNIConfDir:              "/etc/cni/net.d",
