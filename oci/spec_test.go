@@ -659,6 +659,11 @@ func TestMountOptions(t *testing.T) {
 	if !slices.Equal(b.Relabel, []string{dir}) {
 		t.Errorf("Relabel = %v; want %s", b.Relabel, dir)
 	}
+	enforcing := testHost()
+	enforcing.SELinux = true
+	if w := mustBuild(t, enforcing, p).Warnings; !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "relabels no volumes") }) {
+		t.Errorf("warnings with SELinux = %q; want one of the volume that keeps its label", w)
+	}
 }
 
 func TestHostNamespaces(t *testing.T) {

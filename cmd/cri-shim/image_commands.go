@@ -39,7 +39,7 @@ func imageCommand() *cli.Command {
 		}, {
 			Name:      "rm",
 			Aliases:   []string{"remove"},
-			Usage:     "remove images; one that is not there is no error",
+			Usage:     "remove images with all their names; one that is not there is no error",
 			ArgsUsage: "IMAGE...",
 			Flags:     []cli.Flag{endpointFlag()},
 			Action:    removeImages,

@@ -146,6 +146,8 @@ func TestLoadProblems(t *testing.T) {
 		{"socket", "listen = '/" + strings.Repeat("x", 107) + "'", "DIR/config.toml:1: listen: is 108 bytes long; a socket's path has at most 107"},
 		{"state in root", "state = '/var/lib/cri-shim/run'", "DIR/config.toml:1: state: \"/var/lib/cri-shim/run\" and root \"/var/lib/cri-shim\" lie in one another"},
 		{"platform", "image_platform = 'windows/amd64'", `DIR/config.toml:1: image_platform: "windows/amd64" does not run on this system; want linux/...`},
+		{"image", "pinned_images = ['a b']", `DIR/config.toml:1: pinned_images: "a b": invalid reference format`},
+		{"short image prefix", "pinned_images = ['*', 'localhost/*', 'r:5000/*', 'busybox*']", `DIR/config.toml:1: pinned_images: "busybox*" does not begin with a registry`},
 		{"no plugins", "cni_bin_dirs = []", "DIR/config.toml:1: cni_bin_dirs: is empty; no plugin would be found"},
 	}
 	for _, tt := range tests {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/distribution/reference"
 )
 
 // Validate reports everything that is wrong with c, nothing for a configuration that works. It asks
@@ -24,6 +26,7 @@ func Validate(c Config) Problems {
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
 	v.platform(c.ImagePlatform)
+	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
 	v.sizes(c)
 	v.durations(c)
@@ -96,6 +99,21 @@ var platformPattern = regexp.MustCompile(`^[a-z0-9]+/[a-z0-9_]+(/[a-z0-9]+)?$`)
 func (v *validator) platform(p string) {
 	v.check("image_platform", p == "" || platformPattern.MatchString(p), "%q is not os/architecture[/variant]", p)
 	v.check("image_platform", p == "" || strings.HasPrefix(p, "linux/"), "%q does not run on this system; want linux/...", p)
+}
+
+func (v *validator) pinned(images []string) {
+	for _, ref := range images {
+		prefix, glob := strings.CutSuffix(ref, "*")
+		if !glob {
+			_, err := reference.ParseNormalizedNamed(ref)
+			v.check("pinned_images", err == nil, "%q: %v", ref, err)
+			continue
+		}
+		// What it is compared with begins with a registry's host; "" is a * alone, for all images.
+		host, _, ok := strings.Cut(prefix, "/")
+		v.check("pinned_images", prefix == "" || ok && (host == "localhost" || strings.ContainsAny(host, ".:")),
+			"%q does not begin with a registry, as docker.io/library/* does", ref)
+	}
 }
 
 func (v *validator) ulimits(list []Ulimit) {
