@@ -88,6 +88,7 @@ netns_dir = "$work/netns"
 cni_conf_dir = "$work/net.d"
 cni_bin_dirs = ["$PWD/.cache/cni-bin"]
 supervisor_cgroup = "/$name/supervisors"
+pids_limit = 64
 END
 cat > "$work/net.d/10-demo.conflist" <<END
 {"cniVersion": "1.1.0", "name": "demo", "plugins": [
@@ -141,9 +142,10 @@ expect "running containers" "$(crictl ps -q --state running | wc -l)" '^2$'
 
 heading "Its limits, as the container sees them"
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-  limits='memory.max cpu.max' want='67108864 50000 100000'
+  limits='memory.max cpu.max pids.max' want='67108864 50000 100000 64'
 else
-  limits='memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us' want='67108864 50000 100000'
+  limits='memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us cpu/cpu.cfs_period_us pids/pids.max'
+  want='67108864 50000 100000 64'
 fi
 show crictl exec -s "${web:0:13}" sh -c "cd /sys/fs/cgroup && grep . $limits"
 expect "limits" "$(crictl exec -s "$web" sh -c "cd /sys/fs/cgroup && cat $limits" | xargs)" "^$want$"

@@ -43,7 +43,7 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	}
 	r, err := oci.New(groups, oci.Config{
 		Staging: staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
-		Rlimits: rlimits(cfg.DefaultUlimits),
+		Rlimits: rlimits(cfg.DefaultUlimits), PidsLimit: cfg.PidsLimit,
 	})
 	if err != nil {
 		return nil, err

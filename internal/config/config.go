@@ -28,6 +28,7 @@ type Config struct {
 
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
 	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. Empty: none, such containers are not confined by AppArmor."`
+	PidsLimit       int64    `toml:"pids_limit" doc:"Processes and threads that one container may have. 0: no limit but the pod's, which the kubelet sets (podPidsLimit)."`
 	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
 
 	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`

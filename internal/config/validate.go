@@ -23,6 +23,7 @@ func Validate(c Config) Problems {
 	if c.CgroupDriver != "systemd" {
 		v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
 	}
+	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
 	v.platform(c.ImagePlatform)
