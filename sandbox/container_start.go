@@ -87,11 +87,15 @@ func (c *ctr) dropPidfd() {
 // failed records that a container could not be started, and gives back what the attempt took.
 func (m *Manager) failed(ctx context.Context, pod *Pod, c *ctr, timeline []Stage, cause error) error {
 	err := m.cfg.Runtime.Cleanup(ctx, pod, &c.Container)
+	why := func(c *Container) {
+		c.ExitCode, c.Reason, c.Message, c.Timeline = exitStartError, reasonStartError, cause.Error(), timeline
+	}
 	m.finish(c, func(c *Container) {
-		c.FinishedAt, c.ExitCode = time.Now(), exitStartError
-		c.Reason, c.Message, c.Timeline = reasonStartError, cause.Error(), timeline
+		c.FinishedAt = time.Now()
+		why(c)
 	})
-	return err
+	// The kill that undid the attempt may be on record as the end; the reason is what the client is told.
+	return errors.Join(err, m.updateContainer(c, func(c *ctr) { why(&c.Container) }))
 }
 
 // execute mounts the root, prepares the launch and hands it to a supervisor.

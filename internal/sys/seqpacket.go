@@ -206,3 +206,17 @@ func Socketpair() (*Conn, *os.File, error) {
 
 // SetRecvDeadline bounds Recv.
 func (c *Conn) SetRecvDeadline(t time.Time) error { return c.f.SetReadDeadline(t) }
+
+// FileConn takes over the end of a socket pair that was handed over.
+func FileConn(f *os.File) (*Conn, error) {
+	f, err := Pollable(f)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := f.SyscallConn()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &Conn{f: f, raw: raw}, nil
+}
