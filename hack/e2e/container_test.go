@@ -132,6 +132,22 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// A fork bomb stays within its container.
+func TestPidsLimit(t *testing.T) {
+	t.Parallel()
+	p := newNode(t, map[string]string{"pids_limit": "8"}).runPod(t)
+	file := "pids/pids.max"
+	if unified() {
+		file = "pids.max"
+	}
+	c := p.run(t, sh("cat /sys/fs/cgroup/"+file+"; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 5 & done; echo not reached"))
+	status := c.wait(t)
+	if log := c.rawLog(t); status.ExitCode == 0 || !strings.Contains(log, "stdout F 8\n") ||
+		!strings.Contains(log, "fork") || strings.Contains(log, "not reached") {
+		t.Errorf("ten processes where eight are allowed: exit code %d, log %q; want an error of fork", status.ExitCode, log)
+	}
+}
+
 func TestOOM(t *testing.T) {
 	t.Parallel()
 	p := sharedNode(t).runPod(t)
