@@ -250,6 +250,69 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}
 }
 
+// An exit file that says nothing is no exit with code 0.
+func TestRecoverGarbledExitFile(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	_, id := mustStart(t, m)
+	c, err := m.Container(id)
+	must(t, err)
+	m.crash()
+	for _, garbage := range []string{"", "{", `{"id":"x","code":0}`} {
+		must(t, os.WriteFile(m.exitFile(id), []byte(garbage), 0o600))
+		if e, err := m.readExit(id); e != nil || err == nil {
+			t.Errorf("readExit of %q = %+v, %v; want an error", garbage, e, err)
+		}
+	}
+	m2 := h.manager()
+	if now, err := m2.Container(id); err != nil || now.State() != ContainerRunning || now.PIDStart != c.PIDStart {
+		t.Errorf("container = %+v, %v; want it running", now, err)
+	}
+}
+
+// After a reboot old pods are there to be collected, and their containers have ended.
+func TestRecoverAfterReboot(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exec sleep 3" // nobody kills it here
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	must(t, m.updatePod(m.pods[pod], func(p *Pod) { p.Boot = "an earlier one" }))
+	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGSTOP)) // its events do not come now
+	pid := supervisorPID(t, m, pod)
+	m.crash()
+	must(t, syscall.Kill(m.ctrs[id].PID, syscall.SIGKILL))
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	m2 := h.manager()
+	if p, err := m2.Pod(pod); err != nil || p.State() != PodNotReady || !strings.Contains(p.Why, "rebooted") {
+		t.Errorf("pod = %+v, %v; want not ready by a reboot", p, err)
+	}
+	if c, err := m2.Container(id); err != nil || c.State() != ContainerExited || c.ExitCode != exitUnknown || !strings.Contains(c.Message, "rebooted") {
+		t.Errorf("container = %+v, %v; want exit 255 by a reboot", c, err)
+	}
+	must(t, m2.RemovePod(t.Context(), pod))
+}
+
+// The supervisor died while there was no daemon: its container is found by PID and start time.
+func TestRecoverOrphan(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exec sleep 3"
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	pid := supervisorPID(t, m, pod)
+	m.crash()
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	m2 := h.manager()
+	if c, err := m2.Container(id); err != nil || c.State() != ContainerRunning {
+		t.Fatalf("container = %+v, %v; want it running", c, err)
+	}
+	must(t, m2.StopContainer(t.Context(), id, 0)) // at once: it can be signalled already
+	if c, _ := m2.Container(id); c.ExitCode != 137 && !strings.Contains(c.Message, "6.15") {
+		t.Errorf("exit = %d %q; want 137, or 255 with the reason", c.ExitCode, c.Message)
+	}
+	must(t, m2.RemovePod(t.Context(), pod))
+	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
+
 // A pod whose init ends while it is being made is no ready pod.
 func TestPodInitEndsEarly(t *testing.T) {
 	h := newHost(t)
