@@ -354,3 +354,75 @@ func TestRemovePodWithoutRecording(t *testing.T) {
 	must(t, m.RemovePod(t.Context(), pod))
 	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
 }
+
+// A pod without an init of its own goes on after its supervisor died: another one
+// takes its next containers.
+func TestSupervisorReplaced(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	cfg := podConfig("p")
+	cfg.Security.Namespaces.PID = "container"
+	pod, err := m.RunPod(t.Context(), cfg)
+	must(t, err)
+	first, err := m.CreateContainer(t.Context(), pod, containerConfig("first"))
+	must(t, err)
+	must(t, m.StartContainer(t.Context(), first))
+	before, _ := m.Pod(pod)
+	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGKILL))
+	eventually(t, "loss noticed", func() bool { _, err := m.pool.of(before.Supervisor); return err != nil })
+	must(t, m.StopContainer(t.Context(), first, 0))
+	again, err := m.CreateContainer(t.Context(), pod, containerConfig("again"))
+	must(t, err)
+	if err := m.StartContainer(t.Context(), again); err != nil {
+		t.Fatalf("StartContainer after its supervisor died = %v", err)
+	}
+	must(t, m.RemovePod(t.Context(), pod))
+	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
+
+// Pods that come at once share supervisors that are being started.
+func TestPodsAtOnceShareSupervisors(t *testing.T) {
+	h := newHost(t)
+	h.perSupervisor = 16
+	m := h.manager()
+	made := make(chan error)
+	const pods = 12
+	for i := range pods {
+		go func() {
+			_, err := m.RunPod(t.Context(), podConfig("p"+strconv.Itoa(i)))
+			made <- err
+		}()
+	}
+	for range pods {
+		must(t, <-made)
+	}
+	if n := len(m.pool.all()); n > 2 { // one, and maybe a spare
+		t.Errorf("%d supervisors for %d pods, 16 fit in one", n, pods)
+	}
+}
+
+// An exit that could not be recorded is taken up again.
+func TestExitNotRecorded(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	_, id := mustStart(t, m)
+	path := m.ctrFiles.path(id)
+	must(t, os.Rename(path, path+".away"))
+	must(t, os.Mkdir(path, 0o700)) // to open it for writing is an error
+	c, err := m.container(id)
+	must(t, err)
+	must(t, syscall.Kill(m.facts(c).PID, syscall.SIGKILL))
+	eventually(t, "exit", func() bool { return m.facts(c).State() == ContainerExited })
+	time.Sleep(50 * time.Millisecond)
+	if _, err := os.Stat(m.exitFile(id)); err != nil {
+		t.Errorf("the exit file is gone before the exit was recorded: %v", err)
+	}
+	must(t, os.Remove(path))
+	must(t, os.Rename(path+".away", path))
+	m.reconcile(t.Context())
+	eventually(t, "exit file taken up", func() bool { _, err := os.Stat(m.exitFile(id)); return err != nil })
+	m.crash()
+	if c, err := h.manager().Container(id); err != nil || c.ExitCode != 137 {
+		t.Errorf("container after a restart = %+v, %v; want exit code 137", c, err)
+	}
+}
