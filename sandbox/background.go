@@ -1,6 +1,10 @@
 package sandbox
 
-import "sync"
+import (
+	"context"
+	"sync"
+	"time"
+)
 
 // tasks are what runs in the background until it is closed.
 type tasks struct {
@@ -19,10 +23,16 @@ func (t *tasks) Go(f func()) {
 	}
 }
 
+// tasksPatience bounds the wait for what runs: the deletion of a large layer, for one, is
+// taken up by the next daemon.
+const tasksPatience = 5 * time.Second
+
 // close waits for what runs.
 func (t *tasks) close() {
 	t.mu.Lock()
 	t.closed = true
 	t.mu.Unlock()
-	t.running.Wait()
+	ended := make(chan struct{})
+	go func() { t.running.Wait(); close(ended) }()
+	waitFor(context.Background(), ended, tasksPatience)
 }

@@ -236,5 +236,11 @@ func (m *Manager) readExit(id string) (*api.Exit, error) {
 		return nil, err
 	}
 	e := new(api.Exit)
-	return e, json.Unmarshal(data, e)
+	if err := json.Unmarshal(data, e); err != nil {
+		return nil, fmt.Errorf("%s: %w", m.exitFile(id), err)
+	}
+	if e.ID != id {
+		return nil, fmt.Errorf("%s: id: %q is not the file's name", m.exitFile(id), e.ID)
+	}
+	return e, nil
 }

@@ -250,6 +250,69 @@ func TestCrashAtEveryStep(t *testing.T) {
 	}
 }
 
+// An exit file that says nothing is no exit with code 0.
+func TestRecoverGarbledExitFile(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	_, id := mustStart(t, m)
+	c, err := m.Container(id)
+	must(t, err)
+	m.crash()
+	for _, garbage := range []string{"", "{", `{"id":"x","code":0}`} {
+		must(t, os.WriteFile(m.exitFile(id), []byte(garbage), 0o600))
+		if e, err := m.readExit(id); e != nil || err == nil {
+			t.Errorf("readExit of %q = %+v, %v; want an error", garbage, e, err)
+		}
+	}
+	m2 := h.manager()
+	if now, err := m2.Container(id); err != nil || now.State() != ContainerRunning || now.PIDStart != c.PIDStart {
+		t.Errorf("container = %+v, %v; want it running", now, err)
+	}
+}
+
+// After a reboot old pods are there to be collected, and their containers have ended.
+func TestRecoverAfterReboot(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exec sleep 3" // nobody kills it here
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	must(t, m.updatePod(m.pods[pod], func(p *Pod) { p.Boot = "an earlier one" }))
+	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGSTOP)) // its events do not come now
+	pid := supervisorPID(t, m, pod)
+	m.crash()
+	must(t, syscall.Kill(m.ctrs[id].PID, syscall.SIGKILL))
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	m2 := h.manager()
+	if p, err := m2.Pod(pod); err != nil || p.State() != PodNotReady || !strings.Contains(p.Why, "rebooted") {
+		t.Errorf("pod = %+v, %v; want not ready by a reboot", p, err)
+	}
+	if c, err := m2.Container(id); err != nil || c.State() != ContainerExited || c.ExitCode != exitUnknown || !strings.Contains(c.Message, "rebooted") {
+		t.Errorf("container = %+v, %v; want exit 255 by a reboot", c, err)
+	}
+	must(t, m2.RemovePod(t.Context(), pod))
+}
+
+// The supervisor died while there was no daemon: its container is found by PID and start time.
+func TestRecoverOrphan(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exec sleep 3"
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	pid := supervisorPID(t, m, pod)
+	m.crash()
+	must(t, syscall.Kill(pid, syscall.SIGKILL))
+	m2 := h.manager()
+	if c, err := m2.Container(id); err != nil || c.State() != ContainerRunning {
+		t.Fatalf("container = %+v, %v; want it running", c, err)
+	}
+	must(t, m2.StopContainer(t.Context(), id, 0)) // at once: it can be signalled already
+	if c, _ := m2.Container(id); c.ExitCode != 137 && !strings.Contains(c.Message, "6.15") {
+		t.Errorf("exit = %d %q; want 137, or 255 with the reason", c.ExitCode, c.Message)
+	}
+	must(t, m2.RemovePod(t.Context(), pod))
+	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
+
 // A pod whose init ends while it is being made is no ready pod.
 func TestPodInitEndsEarly(t *testing.T) {
 	h := newHost(t)
@@ -290,4 +353,76 @@ func TestRemovePodWithoutRecording(t *testing.T) {
 	must(t, m.StopPod(t.Context(), pod))
 	must(t, m.RemovePod(t.Context(), pod))
 	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
+
+// A pod without an init of its own goes on after its supervisor died: another one
+// takes its next containers.
+func TestSupervisorReplaced(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	cfg := podConfig("p")
+	cfg.Security.Namespaces.PID = "container"
+	pod, err := m.RunPod(t.Context(), cfg)
+	must(t, err)
+	first, err := m.CreateContainer(t.Context(), pod, containerConfig("first"))
+	must(t, err)
+	must(t, m.StartContainer(t.Context(), first))
+	before, _ := m.Pod(pod)
+	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGKILL))
+	eventually(t, "loss noticed", func() bool { _, err := m.pool.of(before.Supervisor); return err != nil })
+	must(t, m.StopContainer(t.Context(), first, 0))
+	again, err := m.CreateContainer(t.Context(), pod, containerConfig("again"))
+	must(t, err)
+	if err := m.StartContainer(t.Context(), again); err != nil {
+		t.Fatalf("StartContainer after its supervisor died = %v", err)
+	}
+	must(t, m.RemovePod(t.Context(), pod))
+	eventually(t, "nothing left", func() bool { return len(h.residue()) == 0 })
+}
+
+// Pods that come at once share supervisors that are being started.
+func TestPodsAtOnceShareSupervisors(t *testing.T) {
+	h := newHost(t)
+	h.perSupervisor = 16
+	m := h.manager()
+	made := make(chan error)
+	const pods = 12
+	for i := range pods {
+		go func() {
+			_, err := m.RunPod(t.Context(), podConfig("p"+strconv.Itoa(i)))
+			made <- err
+		}()
+	}
+	for range pods {
+		must(t, <-made)
+	}
+	if n := len(m.pool.all()); n > 2 { // one, and maybe a spare
+		t.Errorf("%d supervisors for %d pods, 16 fit in one", n, pods)
+	}
+}
+
+// An exit that could not be recorded is taken up again.
+func TestExitNotRecorded(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	_, id := mustStart(t, m)
+	path := m.ctrFiles.path(id)
+	must(t, os.Rename(path, path+".away"))
+	must(t, os.Mkdir(path, 0o700)) // to open it for writing is an error
+	c, err := m.container(id)
+	must(t, err)
+	must(t, syscall.Kill(m.facts(c).PID, syscall.SIGKILL))
+	eventually(t, "exit", func() bool { return m.facts(c).State() == ContainerExited })
+	time.Sleep(50 * time.Millisecond)
+	if _, err := os.Stat(m.exitFile(id)); err != nil {
+		t.Errorf("the exit file is gone before the exit was recorded: %v", err)
+	}
+	must(t, os.Remove(path))
+	must(t, os.Rename(path+".away", path))
+	m.reconcile(t.Context())
+	eventually(t, "exit file taken up", func() bool { _, err := os.Stat(m.exitFile(id)); return err != nil })
+	m.crash()
+	if c, err := h.manager().Container(id); err != nil || c.ExitCode != 137 {
+		t.Errorf("container after a restart = %+v, %v; want exit code 137", c, err)
+	}
 }
