@@ -124,6 +124,7 @@ func TestSendToStuckSupervisor(t *testing.T) {
 		t.Errorf("call = %v after %s; want a deadline after 200 ms", err, time.Since(begun))
 	}
 	cancel()
+	eventually(t, "those that gave up stop sending", func() bool { return len(c.sending) == 0 })
 	must(t, syscall.Kill(pid, syscall.SIGCONT))
 	if _, _, err := c.call(t.Context(), &api.Request{Op: api.OpHello}); err != nil {
 		t.Errorf("call after it goes on = %v", err)
