@@ -164,16 +164,6 @@ func (c *client) send(ctx context.Context, req *api.Request, files []*os.File) e
 	return nil
 }
 
-// alive tells whether the connection stands.
-func (c *client) alive() bool {
-	select {
-	case <-c.gone:
-		return false
-	default:
-		return true
-	}
-}
-
 func (c *client) drop(seq uint64) {
 	c.mu.Lock()
 	delete(c.waiting, seq)
