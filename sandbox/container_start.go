@@ -138,7 +138,12 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 		{"log file", func() (err error) { log, err = openLog(c.LogPath); return err }},
 		{"supervisor", func() (err error) { client, err = m.supervisorOf(ctx, p); return err }},
 		{"launch", func() (err error) {
-			pid, pidfd, err = m.launch(ctx, client, c.ID, l, m.containerLaunch(c, l), map[api.Role]*os.File{api.RoleLog: log})
+			how, stdio := m.containerLaunch(c, l), map[api.Role]*os.File{api.RoleLog: log}
+			if pidns := m.pidfdOf(how.PIDNamespaceOf); pidns != nil {
+				defer pidns.Close()
+				stdio[api.RolePIDNamespace] = pidns
+			}
+			pid, pidfd, err = m.launch(ctx, client, c.ID, l, how, stdio)
 			return err
 		}},
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"sync"
 	"time"
@@ -108,6 +109,11 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	how := &api.Launch{Pod: c.PodID, Terminal: spec.Terminal}
 	if l.JoinPID {
 		how.PIDNamespaceOf = c.ID
+		if pidns := m.pidfdOf(c.ID); pidns != nil {
+			defer pidns.Close()
+			stdio = maps.Clone(stdio)
+			stdio[api.RolePIDNamespace] = pidns
+		}
 	}
 	_, x.pidfd, err = m.launch(ctx, client, x.id, l, how, stdio)
 	if err != nil {
@@ -209,4 +215,19 @@ func (c *capture) close() {
 	if c.w != nil {
 		c.w.Close()
 	}
+}
+
+// pidfdOf duplicates the pidfd of a container that runs; nil for others.
+func (m *Manager) pidfdOf(id string) *os.File {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.ctrs[id]
+	if c == nil || c.pidfd == nil {
+		return nil
+	}
+	f, err := sys.Dup(c.pidfd)
+	if err != nil {
+		return nil
+	}
+	return f
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -406,6 +407,12 @@ func (m *Manager) recorded() []*Pod {
 	for _, p := range m.pods {
 		facts := p.Pod
 		all = append(all, &facts)
+	}
+	// A pod whose record cannot be read may well run: what belongs to it is left alone.
+	for _, name := range readDir(m.podFiles.dir) {
+		if id, ok := strings.CutSuffix(name, ".json"); ok && m.pods[id] == nil {
+			all = append(all, &Pod{ID: id})
+		}
 	}
 	return all
 }

@@ -134,6 +134,7 @@ copied`)
 
 // TestPropagation mounts on the host while the container runs, and the other way round.
 func TestPropagation(t *testing.T) {
+	needRoot(t)
 	host := t.TempDir()
 	if err := unix.Mount("tmpfs", host, "tmpfs", 0, ""); err != nil {
 		t.Fatal(err)
@@ -274,6 +275,7 @@ func TestUnshareTimeAndCgroup(t *testing.T) {
 
 // TestCgroup enters v1 groups, before the cgroup namespace is made.
 func TestCgroup(t *testing.T) {
+	needRoot(t)
 	const base = "/sys/fs/cgroup/pids"
 	if _, err := os.Stat(base + "/tasks"); err != nil {
 		t.Skip("needs the pids controller of cgroup v1")

@@ -105,6 +105,7 @@ func TestExecByPath(t *testing.T) {
 
 // TestExecCgroup is in the container's cgroup before anything else.
 func TestExecCgroup(t *testing.T) {
+	needRoot(t)
 	const base = "/sys/fs/cgroup/pids"
 	if _, err := os.Stat(base + "/tasks"); err != nil {
 		t.Skip("needs the pids controller of cgroup v1")

@@ -36,6 +36,9 @@ const (
 	RoleStdout  Role = "stdout"
 	RoleStderr  Role = "stderr"
 	RoleConsole Role = "console" // unix socket that receives an exec's terminal
+	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
+	// did not start it: its own has died.
+	RolePIDNamespace Role = "pid-namespace"
 )
 
 // Request is a frame from the daemon. Seq is not 0 and names the reply.
@@ -57,7 +60,8 @@ type Launch struct {
 	Pod string `json:"pod,omitempty"`
 	// CloneFlags are CLONE_NEW… flags.
 	CloneFlags uint64 `json:"clone_flags,omitempty"`
-	// PIDNamespaceOf is the ID of a process of this supervisor whose PID namespace is joined.
+	// PIDNamespaceOf is the ID of a process whose PID namespace is joined: one of this supervisor, or
+	// the one that RolePIDNamespace is a pidfd of.
 	PIDNamespaceOf string `json:"pid_namespace_of,omitempty"`
 	// Logged processes (containers) have their output written to the log in the CRI's
 	// format. Others (execs) get the descriptors with the roles stdin, stdout and stderr.

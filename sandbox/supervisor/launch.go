@@ -16,7 +16,7 @@ import (
 
 // files are the descriptors beside a launch, by role.
 type files struct {
-	message, cgroup, log           *os.File
+	message, cgroup, log, pidns    *os.File
 	stdin, stdout, stderr, console *os.File
 	extra                          []*os.File
 }
@@ -29,7 +29,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 	single := map[api.Role]**os.File{
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
-		api.RoleConsole: &fs.console,
+		api.RoleConsole: &fs.console, api.RolePIDNamespace: &fs.pidns,
 	}
 	for i, role := range roles {
 		slot := single[role]
@@ -191,10 +191,14 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File, call
 	}
 	if of := p.launch.PIDNamespaceOf; of != "" {
 		target := s.processes[of]
-		if target == nil || target.exit != nil {
-			return &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of), NotFound: true}
+		switch {
+		case target != nil && target.exit == nil:
+			attr.PIDNamespace = target.pidfd
+		case target == nil && fs.pidns != nil:
+			attr.PIDNamespace = fs.pidns
+		default:
+			return &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of)}
 		}
-		attr.PIDNamespace = target.pidfd
 	}
 	pid, pidfd, err := sys.Spawn(attr)
 	if err != nil {
