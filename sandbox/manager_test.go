@@ -147,8 +147,20 @@ func TestExitCodes(t *testing.T) {
 // The retry of a call that its caller gave up on joins the one that runs.
 func TestRunPodRetryJoins(t *testing.T) {
 	h := newHost(t)
-	h.hang = make(chan struct{})
+	h.hang, h.hanging = make(chan struct{}), make(chan struct{}, 1)
 	m := h.manager()
+	first, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	gaveUp := make(chan error, 1)
+	go func() {
+		_, err := m.RunPod(first, podConfig("p"))
+		gaveUp <- err
+	}()
+	<-h.hanging
+	giveUp()
+	if err := <-gaveUp; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), `"network"`) {
+		t.Fatalf("RunPod = %v; want canceled at stage network", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := m.RunPod(ctx, podConfig("p"))
