@@ -246,7 +246,8 @@ func TestExecSync(t *testing.T) {
 // A restarted daemon finds its pods, takes up their containers, and learns what ended meanwhile.
 func TestRestart(t *testing.T) {
 	h := newHost(t)
-	h.script = "echo before; sleep 0.5; echo after; exit 4"
+	closed := filepath.Join(h.dir, "closed")
+	h.script = "echo before; until [ -e " + closed + " ]; do sleep 0.1; done; echo after; exit 4"
 	m := h.manager()
 	cfg := podConfig("p")
 	cfg.LogDirectory = filepath.Join(h.dir, "logs")
@@ -272,6 +273,7 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
+	must(t, os.WriteFile(closed, nil, 0o600))
 	eventually(t, "exit file", func() bool { _, err := os.Stat(m.exitFile(short)); return err == nil })
 	m2 := h.manager()
 	if p, err := m2.Pod(pod); err != nil || p.State() != PodReady {
