@@ -38,7 +38,7 @@ func newNode(t testing.TB) node {
 func (nd node) config() Config {
 	return Config{
 		ConfDir: nd.conf, BinDirs: []string{nd.bin}, CacheDir: nd.cache, OtherCaches: []string{},
-		Timeout: 20 * time.Second, Log: slog.New(slog.DiscardHandler),
+		Timeout: 3 * time.Minute, Log: slog.New(slog.DiscardHandler),
 	}
 }
 

@@ -46,8 +46,14 @@ func TestMain(m *testing.M) {
 func scriptInit() {
 	script, _ := io.ReadAll(io.NewSectionReader(os.NewFile(initmsg.FDMessage, "message"), 0, 1<<20))
 	report := os.NewFile(initmsg.FDSync, "sync")
-	if rest, ok := strings.CutPrefix(string(script), "slow "); ok {
-		time.Sleep(time.Second)
+	if rest, ok := strings.CutPrefix(string(script), "after "); ok {
+		file, rest, _ := strings.Cut(rest, " ")
+		for range 3000 { // 30 s
+			if _, err := os.Stat(file); err == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 		script = []byte(rest)
 	}
 	if msg, ok := strings.CutPrefix(string(script), "fail "); ok {
@@ -70,6 +76,7 @@ type host struct {
 	live       map[string]bool
 	fail       string
 	hang       chan struct{} // network setup waits for it
+	hanging    chan struct{} // and says so here
 	script     string
 	initScript string // of pod inits
 	images     map[string]*Image
@@ -179,6 +186,10 @@ func (h *host) left() []string {
 func (h *host) Setup(ctx context.Context, p *Pod) ([]netip.Addr, error) {
 	if h.hang != nil {
 		select {
+		case h.hanging <- struct{}{}:
+		default:
+		}
+		select {
 		case <-h.hang:
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -271,11 +282,11 @@ func (h *host) residue() []string {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for range 500 {
+	// As long as an emulated machine may need.
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if cond() {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
-	t.Fatalf("%s: not within 5 s", what)
+	t.Fatalf("%s: not within 30 s", what)
 }

@@ -147,8 +147,20 @@ func TestExitCodes(t *testing.T) {
 // The retry of a call that its caller gave up on joins the one that runs.
 func TestRunPodRetryJoins(t *testing.T) {
 	h := newHost(t)
-	h.hang = make(chan struct{})
+	h.hang, h.hanging = make(chan struct{}), make(chan struct{}, 1)
 	m := h.manager()
+	first, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	gaveUp := make(chan error, 1)
+	go func() {
+		_, err := m.RunPod(first, podConfig("p"))
+		gaveUp <- err
+	}()
+	<-h.hanging
+	giveUp()
+	if err := <-gaveUp; !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), `"network"`) {
+		t.Fatalf("RunPod = %v; want canceled at stage network", err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	_, err := m.RunPod(ctx, podConfig("p"))
@@ -234,7 +246,8 @@ func TestExecSync(t *testing.T) {
 // A restarted daemon finds its pods, takes up their containers, and learns what ended meanwhile.
 func TestRestart(t *testing.T) {
 	h := newHost(t)
-	h.script = "echo before; sleep 0.5; echo after; exit 4"
+	closed := filepath.Join(h.dir, "closed")
+	h.script = "echo before; until [ -e " + closed + " ]; do sleep 0.1; done; echo after; exit 4"
 	m := h.manager()
 	cfg := podConfig("p")
 	cfg.LogDirectory = filepath.Join(h.dir, "logs")
@@ -260,6 +273,7 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.Close()
+	must(t, os.WriteFile(closed, nil, 0o600))
 	eventually(t, "exit file", func() bool { _, err := os.Stat(m.exitFile(short)); return err == nil })
 	m2 := h.manager()
 	if p, err := m2.Pod(pod); err != nil || p.State() != PodReady {

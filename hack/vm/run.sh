@@ -39,6 +39,14 @@ finish() {
 trap finish EXIT
 trap 'exit 130' INT TERM HUP
 
+# Under emulation the guest reads this machine's TSC, but has to find out its frequency; on a busy machine it
+# gets that wrong by a factor, and then every timeout in the guest with it. The clock of a CPU that is virtual
+# itself is the TSC's.
+tsc=
+if [[ $accel == tcg* ]] && grep -qw hypervisor /proc/cpuinfo && ! grep -qw aperfmperf /proc/cpuinfo; then
+  tsc=$(awk -F: '/^cpu MHz/ { printf "tsc_early_khz=%d", $2 * 1000; exit }' /proc/cpuinfo)
+fi
+
 printf '%s\n' "$*" > "$work/command"
 mkfifo "$work/out"
 cat "$work/out" &
@@ -58,7 +66,7 @@ arguments=(
   -smp "${CRI_SHIM_VM_CPUS:-2}" -m "$memory"
   -object "memory-backend-memfd,id=memory,size=$memory,share=on" # virtiofs shares the guest's memory
   -kernel "$dir/vmlinuz" -initrd "$dir/initrd.img"
-  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable systemd.show_status=0 ${CRI_SHIM_VM_APPEND-}"
+  -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable $tsc systemd.show_status=0 ${CRI_SHIM_VM_APPEND-}"
   -serial "file:$console"
   -drive "if=none,id=root,file=$dir/rootfs.ext4,format=raw,snapshot=on" -device virtio-blk-pci,drive=root
   -chardev "socket,id=fs,path=$work/fs" -device vhost-user-fs-pci,chardev=fs,tag=host

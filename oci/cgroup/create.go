@@ -158,15 +158,37 @@ func (h *hierarchy) enabled(rel string) ([]string, error) {
 // Only the refusal nearest the root is recorded: those below follow from it.
 func (h *hierarchy) enableIn(rel string, controllers []string, refused map[string]error) {
 	file := join(rel, "cgroup.subtree_control")
+	refuse := func(c string, err error) {
+		if refused[c] == nil {
+			refused[c] = fmt.Errorf("write %q to %s/%s: %w", "+"+c, h.mount, file, err)
+		}
+	}
+	if h.keepsControllers(rel) {
+		for _, c := range controllers {
+			refuse(c, syscall.EBUSY)
+		}
+		return
+	}
 	if _, err := h.root.WriteFile(file, "+"+strings.Join(controllers, " +")); err == nil {
 		return
 	}
 	for _, c := range controllers {
-		_, err := h.root.WriteFile(file, "+"+c)
-		if err != nil && refused[c] == nil {
-			refused[c] = fmt.Errorf("write %q to %s/%s: %w", "+"+c, h.mount, file, err)
+		if _, err := h.root.WriteFile(file, "+"+c); err != nil {
+			refuse(c, err)
 		}
 	}
+}
+
+// keepsControllers reports whether the group rel has processes of its own and so cannot pass controllers on. The kernel
+// says so (EBUSY) of memory and io alone: cpu, cpuset and pids it enables, which makes a threaded domain of the group,
+// and no process may enter a group below it (cgroup-v2.rst, "Threads"). The machine's root, which has no type, may have
+// both, and a group that is threaded already was meant to be.
+func (h *hierarchy) keepsControllers(rel string) bool {
+	if kind, err := readTrim(h.root, join(rel, "cgroup.type")); err != nil || kind != "domain" {
+		return false
+	}
+	procs, err := readTrim(h.root, join(rel, "cgroup.procs"))
+	return err == nil && procs != ""
 }
 
 // seedCpuset copies cpus and mems from the nearest ancestor that has them down to the group rel, and asks the kernel

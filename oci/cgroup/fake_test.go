@@ -79,6 +79,25 @@ func TestV2ControllersAreEnabledDownThePath(t *testing.T) {
 	}
 }
 
+func TestV2GroupWithProcessesKeepsItsControllers(t *testing.T) {
+	for kind, want := range map[string]string{"domain": "", "domain threaded": "+cpu +memory"} {
+		h, root := fakeV2(t, map[string]map[string]string{
+			"":    {"cgroup.controllers": "cpu memory", "cgroup.subtree_control": ""},
+			"a":   {"cgroup.controllers": "", "cgroup.subtree_control": "", "cgroup.type": kind + "\n", "cgroup.procs": "7\n"},
+			"a/b": {"cgroup.controllers": "", "memory.max": ""},
+		})
+		_, err := h.Create("/a/b", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(4096))}})
+		if errors.Is(err, syscall.EBUSY) != (want == "") {
+			t.Errorf("%s: Create with a limit = %v", kind, err)
+		}
+		for file, want := range map[string]string{"cgroup.subtree_control": "+cpu +memory", "a/cgroup.subtree_control": want} {
+			if got := read(t, filepath.Join(root, file)); got != want {
+				t.Errorf("%s: %s = %q; want %q", kind, file, got, want)
+			}
+		}
+	}
+}
+
 func TestV2MissingControllerAndFile(t *testing.T) {
 	h, root := fakeV2(t, map[string]map[string]string{
 		"": {"cgroup.controllers": "memory io", "cgroup.subtree_control": ""},

@@ -663,7 +663,8 @@ func TestRefusedController(t *testing.T) {
 		}
 		g := mustCreate(t, h, testPath(t, h)+"/pod", nil)
 		startCmd(t, g, exec.Command("sleep", "100"))
-		mustCreate(t, h, g.Path()+"/without", nil)
+		// A group below takes processes all the same: its parent did not become a threaded domain.
+		startCmd(t, mustCreate(t, h, g.Path()+"/without", nil), exec.Command("sleep", "100"))
 		_, err := h.Create(g.Path()+"/with", &specs.LinuxResources{
 			HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1 << 21}},
 		})

@@ -23,9 +23,15 @@ import (
 // childEnv names the scenario that a re-executed test binary plays.
 const childEnv = "SECCOMP_TEST_SCENARIO"
 
+// In init, where the main goroutine is still on the main thread: TestKernelKills watches that thread die.
+func init() {
+	if os.Getenv(childEnv) != "" {
+		runtime.LockOSThread()
+	}
+}
+
 func TestMain(m *testing.M) {
 	if name := os.Getenv(childEnv); name != "" {
-		runtime.LockOSThread()
 		if err := child(scenarios[name]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(3)
