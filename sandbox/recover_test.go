@@ -58,7 +58,7 @@ func processes(t *testing.T, m *Manager) (ids []string) {
 // was asked of it meanwhile and given up does not happen when it goes on.
 func TestStuckSupervisor(t *testing.T) {
 	h := newHost(t)
-	h.perSupervisor, h.operation = 1, 4*time.Second // a launch takes more than one on an emulated machine
+	h.perSupervisor, h.operation = 1, 10*time.Second // a launch takes up to five on a busy emulated machine
 	m := h.manager()
 	stuckPod, err := m.RunPod(t.Context(), podConfig("stuck"))
 	must(t, err)
