@@ -18,6 +18,8 @@ fi
 
 work=$(mktemp -d /tmp/cri-shim-bench.XXXXXX)
 name=${work##*/}
+# As installed: what only matters while the kernel is up is on a tmpfs.
+state=/run/$name
 export TMPDIR=$work
 daemon=''
 finish() {
@@ -31,9 +33,9 @@ finish() {
     xargs -r kill -KILL < "$dir/cgroup.procs" 2>/dev/null || true
     rmdir "$dir" 2>/dev/null || true
   done
-  awk -v dir="$work/" 'index($5, dir) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l 2>/dev/null || true
+  awk -v dir="$work/" -v state="$state/" 'index($5, dir) == 1 || index($5, state) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l 2>/dev/null || true
   [ $status = 0 ] || tail -n 20 "$work/daemon.log" >&2
-  rm -rf --one-file-system "$work"
+  rm -rf --one-file-system "$work" "$state"
   exit $status
 }
 trap finish EXIT
@@ -42,9 +44,9 @@ ip link set lo up
 mkdir "$work/net.d"
 cat > "$work/config.toml" <<END
 root = "$work/root"
-state = "$work/state"
+state = "$state"
 listen = "$work/sock"
-netns_dir = "$work/netns"
+netns_dir = "$state/netns"
 cni_conf_dir = "$work/net.d"
 cni_bin_dirs = ["$PWD/.cache/cni-bin"]
 supervisor_cgroup = "/$name/supervisors"
