@@ -47,7 +47,7 @@ test-unit: ## the tests as an unprivileged user; those that need root are skippe
 test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs root and qemu)
 	hack/vm/test.sh
 
-test-all: test test-vm ## test and test-vm
+test-all: test critest test-vm ## test, critest and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh

@@ -77,6 +77,11 @@ if check build build; then
 else
   runs=()
 fi
+if [ "$mode" = all ]; then
+  echo "== not run here, because they take long"
+  echo "make test-vm    the same tests on cgroup v2 with systemd and AppArmor, in an emulated guest (over 20 minutes)"
+  echo "make critest    the CRI validation suite (a minute; critest-vm in the guest: over 30)"
+fi
 # Not `go run`: its status is always 1.
 go build -o "$work/testsum" ./hack/testsum || exit 1
 "$work/testsum" "${checks[@]}" -list "$work/bin/list" "${runs[@]}"
