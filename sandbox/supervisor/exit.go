@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cri-shim/cri-shim/internal/atomicfile"
+	"github.com/cri-shim/cri-shim/internal/cgroupfile"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -67,29 +69,16 @@ func writeExit(path string, exit *api.Exit) error {
 	if err != nil {
 		return err
 	}
-	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, path)
+	return atomicfile.Write(path, data, 0o600)
 }
 
-// oomKilled reads the oom_kill counter of memory.events (v2) or memory.oom_control (v1).
+// oomKilled tells whether the OOM killer struck in a cgroup, by its file with the counter.
 func oomKilled(path string) bool {
 	if path == "" {
 		return false
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return false
-	}
-	for line := range bytes.Lines(data) {
-		if v, ok := bytes.CutPrefix(line, []byte("oom_kill ")); ok {
-			n, err := strconv.ParseUint(string(bytes.TrimSpace(v)), 10, 64)
-			return err == nil && n > 0
-		}
-	}
-	return false
+	n, err := cgroupfile.ReadOOMKills(path)
+	return err == nil && n > 0
 }
 
 // killRounds bounds how often the processes of a v1 group are read and killed again.
