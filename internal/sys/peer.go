@@ -2,6 +2,7 @@ package sys
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -42,4 +43,18 @@ func (c *Conn) RecvFrom(buf []byte) (n, pid int, err error) {
 		return 0, 0, os.NewSyscallError("control message", err)
 	}
 	return n, int(cred.Pid), nil
+}
+
+// DialStream connects to the SOCK_STREAM unix socket at path. The file blocks, for handing over.
+func DialStream(path string) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socket", err)
+	}
+	err = shortPath(path, func(short string) error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) })
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("connect %s: %w", path, err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
 }
