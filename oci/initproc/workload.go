@@ -134,7 +134,9 @@ func (s *setup) start(name string, env []string) error {
 	if err := resetSignals(); err != nil {
 		return err
 	}
-	s.report(initmsg.KindExecute, nil)
+	if err := s.executing(); err != nil {
+		return err
+	}
 	if p.NoNewPrivs {
 		// As late as possible: whatever is called after this has to be in
 		// every profile. Only hooks come after, since runtime-spec takes
