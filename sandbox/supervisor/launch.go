@@ -160,7 +160,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*launcher.Child, error) {
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
-		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup,
+		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 	}
 	switch {
 	case io.consoleChild != nil:
