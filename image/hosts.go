@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -187,7 +188,11 @@ func (c *Config) hosts(ctx context.Context, ref reference.Named, auth *Auth, con
 		if host.credential, bad, err = c.credentialFor(host, ref, auth); err != nil {
 			return nil, nil, err
 		}
-		problems = append(problems, bad...)
+		for _, b := range bad { // each host finds the same files
+			if !slices.ContainsFunc(problems, func(p error) bool { return p.Error() == b.Error() }) {
+				problems = append(problems, b)
+			}
+		}
 		if err := host.prepare(ctx, ref); err != nil {
 			return nil, nil, err
 		}

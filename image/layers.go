@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"github.com/cri-shim/cri-shim/image/layer"
 )
 
 // layerInfo is layer.json: what is known of a layer that was verified.
@@ -248,10 +248,13 @@ func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.
 	blobHash, diffHash := desc.Digest.Algorithm().Digester(), id.Algorithm().Digester()
 	raw := io.TeeReader(blob, blobHash.Hash())
 	res, usedProgram, err := unpackStream(ctx, raw, diffHash.Hash(), dir, program, o)
-	if blob.err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() != nil {
+		return none, context.Cause(ctx)
+	}
+	if blob.err != nil {
 		return none, blob.err // and not what a decompressor made of it
 	}
-	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
+	if err != nil && (errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
 		return none, err
 	}
 	// A blob that is not the one promised explains whatever went wrong in it.
