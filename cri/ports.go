@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"io"
+	"net/netip"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -41,11 +42,21 @@ type Processes interface {
 	ReopenLog(ctx context.Context, id string) error
 }
 
+// Updates is what changes while things run; sandbox.Manager has it.
+type Updates interface {
+	// UpdateContainer changes the limits that are not zero.
+	UpdateContainer(ctx context.Context, id string, change *workload.Resources) error
+	// UpdatePod does so for a pod as a whole; nil leaves a part alone.
+	UpdatePod(ctx context.Context, id string, overhead, resources *workload.Resources) error
+	SetPodCIDRs(cidrs []netip.Prefix) error
+}
+
 // Runtime is everything behind the RuntimeService.
 type Runtime interface {
 	Pods
 	Containers
 	Processes
+	Updates
 	Conditions(ctx context.Context) []sandbox.Condition
 }
 
