@@ -28,11 +28,12 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives, Info and those with a default are needed.
+// Options are what the services are made of. All but Archives, Streams, Info and those with a default are needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
-	Archives Archives // nil: image import and export are unimplemented
+	Archives Archives      // nil: image import and export are unimplemented
+	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".

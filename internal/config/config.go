@@ -38,6 +38,11 @@ type Config struct {
 	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
 	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest request that is taken. Answers are as large as they need to be; the kubelet takes 16MiB."`
 
+	StreamListen      string   `toml:"stream_listen" doc:"Address of the server that exec, attach and port-forward connect to, through the kubelet; port 0 is any that is free. Other than loopback only with TLS."`
+	StreamTLSCert     string   `toml:"stream_tls_cert" doc:"File with the streaming server's certificate, in PEM, with intermediate ones behind it. It is read again when it has changed. Empty: no TLS."`
+	StreamTLSKey      string   `toml:"stream_tls_key" doc:"File with the key of stream_tls_cert."`
+	StreamIdleTimeout Duration `toml:"stream_idle_timeout" doc:"How long an exec, attach or port-forward may be without traffic, and how long its client may take nothing, before it is ended."`
+
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
 	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
@@ -70,6 +75,8 @@ func Default() Config {
 		LogLineMax:              16 * KiB,
 		ExecSyncOutputLimit:     16 * MiB,
 		MaxCRIMessageSize:       16 * MiB,
+		StreamListen:            "127.0.0.1:0",
+		StreamIdleTimeout:       Seconds(4 * 60 * 60),
 		KillTimeout:             Seconds(10),
 		DrainTimeout:            Seconds(30),
 		ReconcileInterval:       Seconds(5 * 60),

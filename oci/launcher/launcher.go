@@ -25,6 +25,8 @@ type Process struct {
 	CloneFlags   uint64
 	Cgroup       *os.File // cgroup v2 directory to be cloned into, or nil
 	PIDNamespace *os.File // pidfd or namespace file whose PID namespace is joined, or nil
+	// Server starts the init, or nil.
+	Server *Server
 }
 
 // Child is the started init, and then the workload. Pidfd is the caller's.
@@ -44,7 +46,7 @@ func Start(p Process) (*Child, error) {
 	defer w.Close()
 	list := make([]*os.File, 0, initmsg.FirstFile+len(p.Files))
 	list = append(append(append(list, p.Stdio[:]...), p.Message, w), p.Files...)
-	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
+	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
 	})

@@ -18,6 +18,7 @@ import (
 type files struct {
 	message, cgroup, log, pidns    *os.File
 	stdin, stdout, stderr, console *os.File
+	session                        *os.File
 	extra                          []*os.File
 }
 
@@ -29,7 +30,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 	single := map[api.Role]**os.File{
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
-		api.RoleConsole: &fs.console, api.RolePIDNamespace: &fs.pidns,
+		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
 	}
 	for i, role := range roles {
 		slot := single[role]
@@ -159,7 +160,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*launcher.Child, error) {
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
-		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup,
+		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 	}
 	switch {
 	case io.consoleChild != nil:
