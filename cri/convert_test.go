@@ -49,7 +49,7 @@ func goodContainer() *pb.ContainerConfig {
 		WorkingDir: "/srv",
 		Envs:       []*pb.KeyValue{{Key: "A", Value: []byte("b=c")}, {Key: "EMPTY"}},
 		Mounts: []*pb.Mount{
-			{ContainerPath: "/data", HostPath: "/srv/data", Propagation: pb.MountPropagation_PROPAGATION_BIDIRECTIONAL, MountOptions: []string{"noexec"}},
+			{ContainerPath: "/data", HostPath: "/srv/data", Propagation: pb.MountPropagation_PROPAGATION_BIDIRECTIONAL, MountOptions: []string{"noexec"}, ImageSubPath: "data"},
 			{ContainerPath: "/ro", HostPath: "/srv/ro", Readonly: true, RecursiveReadOnly: true,
 				UidMappings: []*pb.IDMapping{{HostId: 1, Length: 2}}, GidMappings: []*pb.IDMapping{{HostId: 1, Length: 2}}},
 			{ContainerPath: "/img", Image: &pb.ImageSpec{Image: "example.org/data:1"}, ImageSubPath: "a/b"},
@@ -266,7 +266,6 @@ func TestBadContainers(t *testing.T) {
 		{"config.mounts[0].host_path: ", func(c *pb.ContainerConfig) { c.Mounts[0].HostPath = "./data" }},
 		{"config.mounts[0].propagation: unknown value 3", func(c *pb.ContainerConfig) { c.Mounts[0].Propagation = 3 }},
 		{"config.mounts[0].mount_options[0]: ", func(c *pb.ContainerConfig) { c.Mounts[0].MountOptions = []string{"lowerdir=/etc"} }},
-		{"config.mounts[0].image_sub_path: ", func(c *pb.ContainerConfig) { c.Mounts[0].ImageSubPath = "a" }},
 		{"config.mounts[1].recursive_read_only: set without", func(c *pb.ContainerConfig) { c.Mounts[1].Readonly = false }},
 		{"config.mounts[1].recursive_read_only: set with", func(c *pb.ContainerConfig) {
 			c.Mounts[1].Propagation = pb.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
@@ -360,7 +359,8 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.Mounts[2].Readonly = true // as the CRI says of all image mounts
+	in.Mounts[0].ImageSubPath = "" // means nothing without an image
+	in.Mounts[2].Readonly = true   // as the CRI says of all image mounts
 	if d := cmp.Diff(in.Mounts, mountsToProto(cfg.Mounts), protocmp.Transform()); d != "" {
 		t.Errorf("mounts (-want +got):\n%s", d)
 	}
