@@ -49,7 +49,7 @@ func goodContainer() *pb.ContainerConfig {
 		WorkingDir: "/srv",
 		Envs:       []*pb.KeyValue{{Key: "A", Value: []byte("b=c")}, {Key: "EMPTY"}},
 		Mounts: []*pb.Mount{
-			{ContainerPath: "/data", HostPath: "/srv/data", Propagation: pb.MountPropagation_PROPAGATION_BIDIRECTIONAL, MountOptions: []string{"noexec"}, ImageSubPath: "data"},
+			{ContainerPath: "/data", HostPath: "/srv/data", Propagation: pb.MountPropagation_PROPAGATION_BIDIRECTIONAL, MountOptions: []string{"noexec"}},
 			{ContainerPath: "/ro", HostPath: "/srv/ro", Readonly: true, RecursiveReadOnly: true,
 				UidMappings: []*pb.IDMapping{{HostId: 1, Length: 2}}, GidMappings: []*pb.IDMapping{{HostId: 1, Length: 2}}},
 			{ContainerPath: "/img", Image: &pb.ImageSpec{Image: "example.org/data:1"}, ImageSubPath: "a/b"},
@@ -352,6 +352,16 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
+// TestSubPathWithoutImage: the kubelet sets it for every volume with a subPath, which host_path has already.
+func TestSubPathWithoutImage(t *testing.T) {
+	in := goodContainer()
+	in.Mounts[0].ImageSubPath = "data"
+	c, err := containerFromProto(in)
+	if err != nil || c.Mounts[0].ImageSubPath != "" || c.Mounts[0].HostPath != in.Mounts[0].HostPath {
+		t.Errorf("containerFromProto() = %+v, %v; want the mount without a sub path", c.Mounts, err)
+	}
+}
+
 // TestRoundTrip: what a status echoes is what was asked for.
 func TestRoundTrip(t *testing.T) {
 	in := goodContainer()
@@ -359,8 +369,7 @@ func TestRoundTrip(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	in.Mounts[0].ImageSubPath = "" // means nothing without an image
-	in.Mounts[2].Readonly = true   // as the CRI says of all image mounts
+	in.Mounts[2].Readonly = true // as the CRI says of all image mounts
 	if d := cmp.Diff(in.Mounts, mountsToProto(cfg.Mounts), protocmp.Transform()); d != "" {
 		t.Errorf("mounts (-want +got):\n%s", d)
 	}
