@@ -24,6 +24,11 @@ type SpawnAttr struct {
 	Cgroup *os.File
 	// PIDNamespace is a pidfd (or a namespace file) whose PID namespace the child is born into, or nil.
 	PIDNamespace *os.File
+	// UserNamespace and TimeNamespace are entered before the clone, so that new namespaces belong to the former; the
+	// program is its root. nil leaves this process's own.
+	UserNamespace, TimeNamespace *os.File
+	// Host is done before the user namespace is entered. It counts only with one.
+	Host HostSetup
 	// Session starts a new session (setsid(2)).
 	Session bool
 	// Secret starts the program so that it is not dumpable from its first instruction
@@ -50,7 +55,8 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 		return 0, nil, fmt.Errorf("duplicate the program's descriptor: %w", err)
 	}
 	defer unix.Close(exe)
-	if a.PIDNamespace != nil {
+	joined := a.UserNamespace != nil || a.TimeNamespace != nil
+	if a.PIDNamespace != nil && !joined {
 		leave, err := joinPIDNamespace(a.PIDNamespace)
 		if err != nil {
 			return 0, nil, err
@@ -63,6 +69,9 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 			return 0, nil, err
 		}
 		defer func() { clean = leave() == nil && clean }()
+	}
+	if joined {
+		return spawnJoined(exe, a)
 	}
 	return forkExec(exe, a)
 }
