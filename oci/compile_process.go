@@ -30,6 +30,9 @@ func (c *compiler) process(p *specs.Process) error {
 	m := &c.msg.Process
 	m.Args, m.Env, m.Cwd, m.CreateCwd = p.Args, p.Env, p.Cwd, true
 	m.UID, m.GID, m.Groups, m.Umask = p.User.UID, p.User.GID, p.User.AdditionalGids, p.User.Umask
+	if err := c.checkUser(&p.User); err != nil {
+		return err
+	}
 	m.NoNewPrivs = p.NoNewPrivileges
 	m.AppArmor, m.SELinux = p.ApparmorProfile, p.SelinuxLabel
 	m.Terminal = p.Terminal

@@ -25,6 +25,9 @@ type Process struct {
 	CloneFlags   uint64
 	Cgroup       *os.File // cgroup v2 directory to be cloned into, or nil
 	PIDNamespace *os.File // pidfd or namespace file whose PID namespace is joined, or nil
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
+	UserNamespace, TimeNamespace *os.File
+	Host                         sys.HostSetup
 }
 
 // Child is the started init, and then the workload. Pidfd is the caller's.
@@ -47,6 +50,7 @@ func Start(p Process) (*Child, error) {
 	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host,
 	})
 	if err != nil {
 		r.Close()
