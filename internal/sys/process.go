@@ -226,17 +226,24 @@ func WaitPidfd(pidfd *os.File) (*os.File, func() error, error) {
 
 // StartTime is when a process started, in clock ticks since boot (proc_pid_stat(5), field 22).
 func StartTime(pid int) (uint64, error) {
+	_, start, err := ProcessState(pid)
+	return start, err
+}
+
+// ProcessState is the state of a process ('R', 'S', 'Z', …) and when it started, see StartTime.
+func ProcessState(pid int) (state byte, start uint64, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	// The second field, the command's name, may hold anything but ends with the last parenthesis.
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
 	const startTime = 22 - 3
 	if len(fields) <= startTime {
-		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields)+2)
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields)+2)
 	}
-	return strconv.ParseUint(string(fields[startTime]), 10, 64)
+	start, err = strconv.ParseUint(string(fields[startTime]), 10, 64)
+	return fields[0][0], start, err
 }
 
 // PidfdOpenSame opens a process that is known by PID and start time; os.ErrProcessDone if

@@ -19,10 +19,12 @@ func (s *setup) workload() error {
 	if err := s.session(); err != nil {
 		return err
 	}
-	// An own session keyring: the inherited one may hold the host's keys
-	// (keyrings(7)). An anonymous one cannot be joined by its name.
-	if _, _, e := unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0); e != 0 && e != unix.ENOSYS && e != unix.EPERM {
-		return wrap("join a new session keyring", "", e)
+	if !p.KeepKeyring {
+		// An own session keyring: the inherited one may hold the host's keys
+		// (keyrings(7)). An anonymous one cannot be joined by its name.
+		if _, _, e := unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0); e != 0 && e != unix.ENOSYS && e != unix.EPERM {
+			return wrap("join a new session keyring", "", e)
+		}
 	}
 	s.stage = "lsm"
 	if err := s.setLabels(); err != nil {
@@ -131,10 +133,11 @@ func (s *setup) start(name string, env []string) error {
 			return wrap("dup file", itoa(3+i), err)
 		}
 	}
+	// Before SIGPIPE gets its default back: nobody may be left to read it.
+	s.report(initmsg.KindExecute, nil)
 	if err := resetSignals(); err != nil {
 		return err
 	}
-	s.report(initmsg.KindExecute, nil)
 	if p.NoNewPrivs {
 		// As late as possible: whatever is called after this has to be in
 		// every profile. Only hooks come after, since runtime-spec takes
@@ -146,14 +149,15 @@ func (s *setup) start(name string, env []string) error {
 	s.stage = "hooks"
 	// runtime-spec, "startContainer Hooks": after start was asked for, in the
 	// container, before the workload.
-	if err := runHooks("startContainer", s.m.StartContainerHooks, s.m.State); err != nil {
+	if err := runHooks("startContainer", s.m.StartContainerHooks, hookState("created", s.m.State)); err != nil {
 		return err
 	}
 	s.stage = "exec"
 	return wrap("exec", name, syscall.Exec(name, p.Args, env))
 }
 
-// gate opens the start FIFO for writing, which blocks until someone opens it for reading.
+// gate opens the start FIFO for writing, which blocks until someone opens it for reading. Whoever created the
+// container may be gone by then: the reports are for who starts it.
 func (s *setup) gate() error {
 	path := "self/fd/" + itoa(int(file(s.m.StartFile)))
 	for {
@@ -164,8 +168,9 @@ func (s *setup) gate() error {
 		if err != nil {
 			return wrap("open", "the start fifo", err)
 		}
-		defer unix.Close(fd)
-		return wrap("write", "the start fifo", writeOnce(fd, "0"))
+		unix.Close(s.sync)
+		s.sync, err = s.above(fd)
+		return err
 	}
 }
 
