@@ -139,7 +139,9 @@ func (c *compiler) hostSetup() error {
 		return nil
 	}
 	h, p := &c.launch.Host, &c.msg.Process
-	h.CgroupTasks, c.msg.CgroupTasks = c.msg.CgroupTasks, nil
+	tasks := c.msg.CgroupTasks
+	c.msg.CgroupTasks = nil
+	c.launch.EnterCgroup(tasks)
 	h.OOMScoreAdj = p.OOMScoreAdj
 	if uid, ok := outside(c.spec.Linux.UIDMappings, p.UID); ok {
 		h.StdioUID = &uid
@@ -152,6 +154,15 @@ func (c *compiler) hostSetup() error {
 		h.Dir = r.Staging
 	}
 	return nil
+}
+
+// EnterCgroup has the process moved by cgroup v1 files: by itself, or before it is in a user namespace.
+func (l *Launch) EnterCgroup(tasks []string) {
+	if l.Message.UserNamespace {
+		l.Host.CgroupTasks = tasks
+	} else {
+		l.Message.CgroupTasks = tasks
+	}
 }
 
 // clone hands over a detached copy of a mount: in a user namespace host paths may be closed to the init.
