@@ -179,8 +179,8 @@ func (s *Store) UserNamespaces() error {
 	defer ns.Close()
 	var lower []*os.File
 	defer func() { closeAll(lower) }()
-	for range 2 {
-		f, err := openLower(s.path("empty"), ns)
+	for _, dir := range []string{"empty", "layers"} {
+		f, err := openLower(s.path(dir), ns)
 		if err != nil {
 			return err
 		}

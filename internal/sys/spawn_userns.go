@@ -18,8 +18,8 @@ type HostSetup struct {
 	CgroupTasks []string
 	// Dir becomes the working directory; "" leaves it.
 	Dir string
-	// StdioUID becomes the owner of those of the first three Files that are pipes, so that it can open them by
-	// /dev/stdout and the like; nil leaves them.
+	// StdioUID becomes the owner of the first three Files, so that it can open them by /dev/stdout and the like;
+	// nil leaves them.
 	StdioUID *uint32
 	// OOMScoreAdj is set as well as it can be.
 	OOMScoreAdj *int32
@@ -84,7 +84,7 @@ var stepNames = [...]string{
 // is a fork of this one: it is not dumpable, is in no PID namespace but ours, and ends once it has made its child ours
 // (CLONE_PARENT), so that there is nothing of it to be had from inside.
 func spawnJoined(exe int, a SpawnAttr) (int, *os.File, error) {
-	if err := ownPipes(a); err != nil {
+	if err := ownStdio(a); err != nil {
 		return 0, nil, err
 	}
 	var p [2]int
@@ -123,8 +123,8 @@ func spawnJoined(exe int, a SpawnAttr) (int, *os.File, error) {
 	return child, pidfd, nil
 }
 
-// ownPipes gives the first three files, where they are pipes, to the user that the program is for.
-func ownPipes(a SpawnAttr) error {
+// ownStdio gives the first three files to the user that the program is for, as the init does where it has the right.
+func ownStdio(a SpawnAttr) error {
 	if a.Host.StdioUID == nil {
 		return nil
 	}
@@ -133,10 +133,12 @@ func ownPipes(a SpawnAttr) error {
 		if err := unix.Fstat(int(f.Fd()), &st); err != nil {
 			return err
 		}
-		if st.Mode&unix.S_IFMT != unix.S_IFIFO {
-			continue
+		if st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Rdev == unix.Mkdev(1, 3) {
+			continue // a node of /dev belongs to all
 		}
-		if err := unix.Fchown(int(f.Fd()), int(*a.Host.StdioUID), -1); err != nil {
+		err := unix.Fchown(int(f.Fd()), int(*a.Host.StdioUID), -1)
+		// EINVAL: an anonymous inode.
+		if err != nil && err != unix.EINVAL && err != unix.EPERM && err != unix.EROFS {
 			return fmt.Errorf("chown stdio to %d: %w", *a.Host.StdioUID, err)
 		}
 	}
