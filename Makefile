@@ -45,6 +45,8 @@ test-unit: ## the tests as an unprivileged user; those that need root are skippe
 test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs root and qemu)
 	hack/vm/test.sh
 
+# Where make test kills a pull 12 times.
+test-all: export TEST_KILL_ROUNDS ?= 200
 test-all: test critest test-vm ## test, critest and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)

@@ -42,6 +42,8 @@ const (
 	ModeExec
 	// ModePodInit stays as PID 1 of a pod's shared PID namespace: it reaps, and ends on SIGTERM.
 	ModePodInit
+	// ModeServer stays and forks an init for each ForkRequest, so that these need no start of their own.
+	ModeServer
 )
 
 // Namespace is one to join by descriptor or path; Path is opened in the host's mount namespace.

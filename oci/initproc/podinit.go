@@ -6,8 +6,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/cri-shim/cri-shim/internal/initmsg"
 )
 
 // podInit becomes PID 1 of a pod's shared PID namespace. What stays is no Go
@@ -59,7 +57,9 @@ func (s *setup) podInit() error {
 			return wrap("close", itoa(fd), err)
 		}
 	}
-	s.report(initmsg.KindExecute, nil)
+	if err := s.executing(); err != nil {
+		return err
+	}
 	return wrap("exec", podProgram, syscall.Exec(podProgram, []string{"pod-init"}, nil))
 }
 

@@ -134,7 +134,9 @@ func (s *setup) start(name string, env []string) error {
 		}
 	}
 	// Before SIGPIPE gets its default back: nobody may be left to read it.
-	s.report(initmsg.KindExecute, nil)
+	if err := s.executing(); err != nil {
+		return err
+	}
 	if err := resetSignals(); err != nil {
 		return err
 	}

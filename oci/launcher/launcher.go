@@ -28,6 +28,8 @@ type Process struct {
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
+	// Server starts the init, or nil.
+	Server *Server
 }
 
 // Child is the started init, and then the workload. Pidfd is the caller's.
@@ -47,7 +49,7 @@ func Start(p Process) (*Child, error) {
 	defer w.Close()
 	list := make([]*os.File, 0, initmsg.FirstFile+len(p.Files))
 	list = append(append(append(list, p.Stdio[:]...), p.Message, w), p.Files...)
-	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
+	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host,

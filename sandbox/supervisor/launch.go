@@ -19,6 +19,7 @@ type files struct {
 	message, cgroup, log           *os.File
 	pidns, userns, timens          *os.File
 	stdin, stdout, stderr, console *os.File
+	session                        *os.File
 	extra                          []*os.File
 }
 
@@ -30,7 +31,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 	single := map[api.Role]**os.File{
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
-		api.RoleConsole: &fs.console, api.RolePIDNamespace: &fs.pidns,
+		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
 		api.RoleUserNamespace: &fs.userns, api.RoleTimeNamespace: &fs.timens,
 	}
 	for i, role := range roles {
@@ -161,7 +162,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*launcher.Child, error) {
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
-		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup,
+		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
 	}
 	switch {
