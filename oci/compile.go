@@ -67,7 +67,9 @@ type Launch struct {
 	// do inside the user namespace is in Host.
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
-	Terminal                     bool
+	// Affinity are the CPUs that the process starts on, before it is in its control group, as words of a mask.
+	Affinity []uint64
+	Terminal bool
 	// Hooks that the runtime runs in its own namespaces: Prestart, CreateRuntime, Poststart, Poststop.
 	Hooks *specs.Hooks
 

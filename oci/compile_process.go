@@ -187,10 +187,10 @@ func (c *compiler) affinity(p *specs.Process) error {
 	if c.msg.Mode != initmsg.ModeExec {
 		return nil
 	}
-	if a.Initial != "" {
-		return unsupported("process.execCPUAffinity.initial", "the init has no affinity of its own before it enters the control group")
-	}
 	var err error
+	if c.launch.Affinity, err = parseSet(a.Initial); err != nil {
+		return err
+	}
 	c.msg.Process.Affinity, err = parseSet(a.Final)
 	return err
 }

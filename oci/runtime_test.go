@@ -192,7 +192,7 @@ func (n *node) start(c *Prepared) *running {
 		Files: append([]*os.File{null, outW, outW, msgR, syncW}, c.Files...),
 		// As the supervisor does it: nothing in the PID namespace may trace the init.
 		Secret:        c.PIDNamespace != "" || c.UserNamespace != nil,
-		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity,
 	}
 	if c.PIDNamespace != "" {
 		if attr.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {

@@ -255,7 +255,7 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		return 0, nil, err
 	}
 	defer message.Close()
-	how.CloneFlags, how.OOMFile, how.KillGroup, how.Host = l.CloneFlags, l.OOMFile, l.KillGroup, l.Host
+	how.CloneFlags, how.OOMFile, how.KillGroup, how.Host, how.Affinity = l.CloneFlags, l.OOMFile, l.KillGroup, l.Host, l.Affinity
 	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)

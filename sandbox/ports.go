@@ -93,6 +93,7 @@ type Launch struct {
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
 	UserNamespace, TimeNamespace *os.File
 	Host                         *api.HostSetup
+	Affinity                     []uint64 // CPUs to start on, as words of a mask
 }
 
 // Close closes the files of the launch.

@@ -123,7 +123,7 @@ func launch(p *oci.Prepared) *sandbox.Launch {
 	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
 		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup,
-		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
 	if p.UserNamespace != nil {
 		h := p.Host

@@ -29,6 +29,9 @@ type SpawnAttr struct {
 	UserNamespace, TimeNamespace *os.File
 	// Host is done before the user namespace is entered. It counts only with one.
 	Host HostSetup
+	// Affinity are the CPUs that the program starts on, as words of a mask; empty leaves them. A cpuset that it is cloned
+	// into, or moved to, has the last word.
+	Affinity []uint64
 	// Session starts a new session (setsid(2)).
 	Session bool
 	// Secret starts the program so that it is not dumpable from its first instruction
@@ -65,6 +68,13 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 	}
 	if a.Secret {
 		leave, err := differGroup()
+		if err != nil {
+			return 0, nil, err
+		}
+		defer func() { clean = leave() == nil && clean }()
+	}
+	if len(a.Affinity) > 0 {
+		leave, err := moveToCPUs(a.Affinity)
 		if err != nil {
 			return 0, nil, err
 		}
@@ -138,4 +148,23 @@ func differGroup() (leave func() error, err error) {
 		return nil, err
 	}
 	return func() error { return set(real) }, nil
+}
+
+// moveToCPUs sets the CPUs of the calling thread, which its children start on.
+func moveToCPUs(mask []uint64) (leave func() error, err error) {
+	var old, now unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil {
+		return nil, os.NewSyscallError("sched_getaffinity", err)
+	}
+	for i, word := range mask {
+		for bit := range 64 {
+			if word&(1<<bit) != 0 {
+				now.Set(i*64 + bit)
+			}
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &now); err != nil {
+		return nil, os.NewSyscallError("sched_setaffinity", err)
+	}
+	return func() error { return unix.SchedSetaffinity(0, &old) }, nil
 }

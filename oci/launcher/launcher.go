@@ -28,6 +28,8 @@ type Process struct {
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
+	// Affinity are the CPUs to start on, as words of a mask; empty leaves them.
+	Affinity []uint64
 	// Server starts the init, or nil.
 	Server *Server
 }
@@ -52,7 +54,7 @@ func Start(p Process) (*Child, error) {
 	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
-		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
 	})
 	if err != nil {
 		r.Close()

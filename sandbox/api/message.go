@@ -85,6 +85,8 @@ type Launch struct {
 	// KillGroup are cgroup directories whose processes are killed when the process has ended:
 	// for a container without a PID namespace of its own. On cgroup v2 the one directory.
 	KillGroup []string `json:"kill_group,omitempty"`
+	// Affinity are the CPUs to start on, as words of a mask.
+	Affinity []uint64 `json:"affinity,omitempty"`
 	// Host is done with the node's rights before RoleUserNamespace is entered; nil without one.
 	Host *HostSetup `json:"host,omitempty"`
 }

@@ -164,6 +164,7 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*l
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
+		Affinity: p.launch.Affinity,
 	}
 	switch {
 	case io.consoleChild != nil:
