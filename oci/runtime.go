@@ -141,6 +141,7 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	if err != nil {
 		return err
 	}
+	opt.checkOnly = true
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -235,8 +236,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 		user = 0 // a pod's mapping need not reach that far
 	}
 	out.Launch = &Launch{
-		CloneFlags:    sys.CloneNewPID | sys.CloneNewNS,
-		UserNamespace: ns.User,
+		CloneFlags: sys.CloneNewPID | sys.CloneNewNS,
 		Message: &initmsg.Message{
 			Mode: initmsg.ModePodInit, StartFile: initmsg.NoFile, CgroupTasks: out.Group.TaskFiles(),
 			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
@@ -246,6 +246,9 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			},
 		},
 	}
+	if err := out.Launch.enterUser(ns.User); err != nil {
+		return nil, err
+	}
 	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
 		return nil, err
 	}
@@ -254,6 +257,21 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	}
 	out.KillGroup = nil // the kernel ends a PID namespace with its init
 	return out, nil
+}
+
+// enterUser has a pod's init made in the user namespace at path; "" is none.
+func (l *Launch) enterUser(path string) (err error) {
+	if path == "" {
+		return nil
+	}
+	if l.UserNamespace, err = os.Open(path); err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	l.own = append(l.own, l.UserNamespace)
+	m := l.Message
+	l.Host = sys.HostSetup{CgroupTasks: m.CgroupTasks, Dir: m.Root.Staging, OOMScoreAdj: m.Process.OOMScoreAdj}
+	m.UserNamespace, m.CgroupTasks = true, nil
+	return nil
 }
 
 // ExecParams is another process of a running container.

@@ -191,7 +191,8 @@ func (n *node) start(c *Prepared) *running {
 		Exe: exe, Args: []string{"init"}, Env: []string{"GOGC=off"}, CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD,
 		Files: append([]*os.File{null, outW, outW, msgR, syncW}, c.Files...),
 		// As the supervisor does it: nothing in the PID namespace may trace the init.
-		Secret: c.PIDNamespace != "",
+		Secret:        c.PIDNamespace != "" || c.UserNamespace != nil,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity,
 	}
 	if c.PIDNamespace != "" {
 		if attr.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // joinedLater stands for a PID namespace that only the supervisor can name: it has the
@@ -74,6 +75,9 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 	if ns.IPC != workload.ModeNode {
 		env.Namespaces["ipc"] = "/proc/self/ns/ipc"
 	}
+	if ns.User != nil && ns.User.Mode == workload.ModePod {
+		env.Namespaces["user"] = "/proc/self/ns/user"
+	}
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return err
@@ -88,7 +92,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := r.images.volumes(ctx, c)
+	volumes, err := r.images.volumes(ctx, c, env.Namespaces["user"])
 	defer func() {
 		if err != nil {
 			closeVolumes(volumes)
@@ -117,10 +121,19 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 // launch hands over what was prepared. The files that it opened are closed with the launch,
 // as are those that were handed in.
 func launch(p *oci.Prepared) *sandbox.Launch {
-	return &sandbox.Launch{
+	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
 		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup, Release: p.Release,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
+	if p.UserNamespace != nil {
+		h := p.Host
+		l.Host = &api.HostSetup{CgroupTasks: h.CgroupTasks, Dir: h.Dir, StdioUID: h.StdioUID, OOMScoreAdj: h.OOMScoreAdj}
+		for _, limit := range h.Rlimits {
+			l.Host.Rlimits = append(l.Host.Rlimits, api.Rlimit(limit))
+		}
+	}
+	return l
 }
 
 func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (oci.Params, error) {
@@ -132,7 +145,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	config.Resources = c.Limits()
 	params := oci.Params{
 		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
-		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"]},
+		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
 		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
 		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
 	}
@@ -175,8 +188,8 @@ func sameProcess(pid int, start uint64) error {
 }
 
 // PodInit implements sandbox.Runtime.
-func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Launch, error) {
-	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{})
+func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string) (*sandbox.Launch, error) {
+	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{User: userns})
 	if err != nil {
 		return nil, runtimeError(err)
 	}
