@@ -243,7 +243,7 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		return 0, nil, err
 	}
 	defer message.Close()
-	how.CloneFlags, how.OOMFile, how.KillGroup = l.CloneFlags, l.OOMFile, l.KillGroup
+	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
 	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)

@@ -57,7 +57,7 @@ func (i *podImages) Release(owner string) {
 
 // Rootfs implements sandbox.Images.
 func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir string) (*os.File, error) {
-	return i.store.Rootfs(ctx, c.ImageID, dir, image.RootfsOptions{})
+	return i.store.Rootfs(ctx, c.ImageID, dir, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
 }
 
 // config is what an image says of its containers.
