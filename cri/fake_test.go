@@ -29,6 +29,7 @@ type fakeRuntime struct {
 	containers []*sandbox.Container
 	fail       error // returned by calls that change something
 	exec       func(ctx context.Context, timeout time.Duration) (*sandbox.ExecResult, error)
+	stream     func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
 	stopped    map[string]time.Duration
 	panics     bool
 	cidrs      []netip.Prefix
@@ -167,6 +168,19 @@ func (r *fakeRuntime) ExecSync(ctx context.Context, id string, _ []string, timeo
 func (r *fakeRuntime) ReopenLog(_ context.Context, id string) error {
 	_, err := r.Container(id)
 	return err
+}
+
+func (r *fakeRuntime) Exec(ctx context.Context, _ string, cmd []string, s sandbox.Streams) (int, error) {
+	return r.stream(ctx, cmd, s)
+}
+
+func (r *fakeRuntime) Attach(ctx context.Context, _ string, s sandbox.Streams) error {
+	_, err := r.stream(ctx, nil, s)
+	return err
+}
+
+func (r *fakeRuntime) DialPod(ctx context.Context, _ string, port uint16) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 }
 
 func (r *fakeRuntime) Conditions(context.Context) []sandbox.Condition {

@@ -3,6 +3,7 @@ package cri
 import (
 	"context"
 	"io"
+	"net"
 	"net/netip"
 	"time"
 
@@ -40,6 +41,12 @@ type Processes interface {
 	// ExecSync fails with context.DeadlineExceeded after timeout; 0 is no timeout.
 	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (*sandbox.ExecResult, error)
 	ReopenLog(ctx context.Context, id string) error
+	// Exec returns the exit code; when ctx ends, so does the command.
+	Exec(ctx context.Context, id string, cmd []string, s sandbox.Streams) (code int, err error)
+	// Attach returns when the container or ctx ends.
+	Attach(ctx context.Context, id string, s sandbox.Streams) error
+	// DialPod connects to a TCP port on the loopback of a pod's network.
+	DialPod(ctx context.Context, id string, port uint16) (net.Conn, error)
 }
 
 // Updates is what changes while things run; sandbox.Manager has it.

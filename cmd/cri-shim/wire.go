@@ -39,6 +39,7 @@ type parts struct {
 	networks *cni.Networks
 	groups   *cgroup.Host
 	manager  *sandbox.Manager
+	streams  *cri.StreamServer
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -98,12 +99,21 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
+		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
+		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
 		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
+		Streams:      p.streams,
+		Explain:      criImages{p.store},
 		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
@@ -151,6 +161,11 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 	c := image.Config{
 		Root:                   filepath.Join(cfg.Root, "images"),
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
+		RegistryAuth:           cfg.RegistryAuthFiles,
+		KeepBlobs:              cfg.KeepBlobs,
+		GzipProgram:            cfg.GzipProgram,
+		MaxLayerSize:           int64(cfg.MaxLayerSize),
+		MaxLayerEntries:        cfg.MaxLayerEntries,
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
 		Pinned:                 cfg.PinnedImages,
@@ -194,6 +209,9 @@ func (p *parts) close() error {
 	if p.stop != nil {
 		p.stop()
 		p.background.Wait()
+	}
+	if p.streams != nil {
+		p.streams.Close()
 	}
 	if p.manager != nil {
 		p.manager.Close()

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/tinyelf"
 )
 
@@ -59,7 +58,9 @@ func (s *setup) podInit() error {
 			return wrap("close", itoa(fd), err)
 		}
 	}
-	s.report(initmsg.KindExecute, nil)
+	if err := s.executing(); err != nil {
+		return err
+	}
 	return wrap("exec", podProgram, syscall.Exec(podProgram, []string{"pod-init"}, nil))
 }
 
