@@ -31,7 +31,7 @@ func TestAppArmor(t *testing.T) {
 	load("-r")
 	defer load("-R")
 	n := newNode(t, nil)
-	p := n.runPod(t, func(c *pb.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
+	p := n.runPod(t, hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.SecurityContext.Privileged = true })
 	confined := func(kind pb.SecurityProfile_ProfileType, name string) edit {
 		return func(c *pb.ContainerConfig) {
 			c.Linux.SecurityContext.Apparmor = &pb.SecurityProfile{ProfileType: kind, LocalhostRef: name}

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -54,7 +55,7 @@ func TestSystemdDriver(t *testing.T) {
 	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "cgroup_parent") {
 		t.Errorf("a parent that is no slice: %v; want InvalidArgument that names cgroup_parent", err)
 	}
-	p := n.runPod(t, inSlice(t))
+	p := n.runPod(t, hostNetwork, inSlice(t))
 	t.Run("where", func(t *testing.T) {
 		c := p.sleeping(t)
 		host, err := os.ReadFile("/proc/" + strings.TrimSpace(containerPID(t, c)) + "/cgroup")
@@ -97,7 +98,7 @@ func TestSystemdDriver(t *testing.T) {
 		}
 	})
 	t.Run("no parent", func(t *testing.T) {
-		own := n.runPod(t, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
+		own := n.runPod(t, hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
 		own.sleeping(t)
 		slice := "crishim-" + own.id + ".slice"
 		if got := systemctl(t, "is-active", slice); got != "active" {
@@ -107,6 +108,21 @@ func TestSystemdDriver(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := systemctl(t, "list-units", "--all", "--no-legend", "--plain", slice); got != "" {
+			t.Errorf("after RemovePodSandbox: %s", got)
+		}
+	})
+	t.Run("shared PID namespace", func(t *testing.T) {
+		shared := n.runPod(t, hostNetwork, inSlice(t), namespaces(func(o *pb.NamespaceOption) { o.Pid = pb.NamespaceMode_POD }))
+		shared.sleeping(t)
+		if got := systemctl(t, "is-active", "cri-shim-init-"+shared.id+".scope"); got != "active" {
+			t.Errorf("systemctl is-active of the pod's init = %q", got)
+		}
+		begun := time.Now()
+		if err := n.removePod(ctx(t), shared.id); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("StopPodSandbox and RemovePodSandbox took %v", time.Since(begun))
+		if got := systemctl(t, "list-units", "--all", "--no-legend", "--plain", "cri-shim-*.scope"); strings.Contains(got, shared.id) {
 			t.Errorf("after RemovePodSandbox: %s", got)
 		}
 	})
