@@ -98,6 +98,7 @@ type Launch struct {
 	// container, or (exec) of the container itself; the manager knows whose.
 	JoinPID   bool
 	OOMFile   string
+	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
 	// Release, if set, is called once the process runs or will not.
