@@ -131,8 +131,10 @@ func (s *setup) start(name string, env []string) error {
 			return wrap("dup file", itoa(3+i), err)
 		}
 	}
-	if err := resetSignals(); err != nil {
-		return err
+	if s.server == nil {
+		if err := resetSignals(); err != nil {
+			return err
+		}
 	}
 	if err := s.executing(); err != nil {
 		return err
