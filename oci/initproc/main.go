@@ -235,6 +235,9 @@ func (s *setup) enter() error {
 func (s *setup) checkFiles() error {
 	m := s.m
 	files := []int32{m.StartFile}
+	if m.HookFile != nil {
+		files = append(files, *m.HookFile)
+	}
 	for i := range m.Join {
 		files = append(files, m.Join[i].File)
 	}

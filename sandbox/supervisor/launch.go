@@ -18,6 +18,7 @@ import (
 type files struct {
 	message, cgroup, log, pidns    *os.File
 	stdin, stdout, stderr, console *os.File
+	session                        *os.File
 	extra                          []*os.File
 }
 
@@ -29,7 +30,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 	single := map[api.Role]**os.File{
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
-		api.RoleConsole: &fs.console, api.RolePIDNamespace: &fs.pidns,
+		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
 	}
 	for i, role := range roles {
 		slot := single[role]
