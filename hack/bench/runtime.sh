@@ -26,6 +26,7 @@ fi
 # crun refuses a node with both versions of control groups; here, in a mount namespace of our own, it is one of v1 only.
 if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && mountpoint -q /sys/fs/cgroup/unified; then
   umount /sys/fs/cgroup/unified
+  mount -t tmpfs bench /sys/fs/cgroup/unified # it makes folders there all the same
 fi
 
 # On a tmpfs, as /run is, where runtimes keep their state.
