@@ -74,6 +74,7 @@ func growFamily(family map[int]*os.File, leader int) (more bool, err error) {
 type processStat struct {
 	parent, session int
 	start           uint64
+	state           byte
 }
 
 // processes are all of /proc, by PID.
@@ -108,7 +109,7 @@ func procDirs() ([]string, error) {
 	return d.Readdirnames(-1)
 }
 
-// parseStat reads the fields 4, 6 and 22 of /proc/PID/stat (proc_pid_stat(5)).
+// parseStat reads the fields 3, 4, 6 and 22 of /proc/PID/stat (proc_pid_stat(5)).
 func parseStat(data []byte) (p processStat, ok bool) {
 	// The second field, the command's name, may hold anything but ends with the last parenthesis.
 	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
@@ -117,6 +118,7 @@ func parseStat(data []byte) (p processStat, ok bool) {
 		return p, false
 	}
 	var errs [3]error
+	p.state = fields[0][0]
 	p.parent, errs[0] = strconv.Atoi(string(fields[parent-first]))
 	p.session, errs[1] = strconv.Atoi(string(fields[session-first]))
 	p.start, errs[2] = strconv.ParseUint(string(fields[start-first]), 10, 64)

@@ -246,15 +246,21 @@ func WaitPidfd(pidfd *os.File) (*os.File, func() error, error) {
 
 // StartTime is when a process started, in clock ticks since boot (proc_pid_stat(5), field 22).
 func StartTime(pid int) (uint64, error) {
+	_, start, err := ProcessState(pid)
+	return start, err
+}
+
+// ProcessState is the state of a process ('R', 'S', 'Z', …) and when it started, see StartTime.
+func ProcessState(pid int) (state byte, start uint64, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	p, ok := parseStat(data)
 	if !ok {
-		return 0, fmt.Errorf("/proc/%d/stat: %q is not its format", pid, data)
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %q is not its format", pid, data)
 	}
-	return p.start, nil
+	return p.state, p.start, nil
 }
 
 // PidfdOpenSame opens a process that is known by PID and start time; os.ErrProcessDone if
