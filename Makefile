@@ -22,11 +22,9 @@ FUZZTIME ?= 20s
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: payload ## build bin/cri-shim, the one file to install
+build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-oci, which is called as runc is
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
-ifneq ($(wildcard cmd/cri-shim-oci),)
-	$(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
-endif
+	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 
 # The two programs that cri-shim embeds.
 payload:

@@ -28,12 +28,14 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives, Explain, Info and those with a default are needed.
+// Options are what the services are made of. All but Archives, Explain, Streams, Info and those with a default are
+// needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
 	Archives Archives // nil: image import and export are unimplemented
 	Explain  Explainer
+	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".

@@ -13,7 +13,7 @@ type Config struct {
 
 	PodsPerSupervisor int    `toml:"pods_per_supervisor" doc:"Pods that share a supervisor process. 1 gives each pod its own: more memory, and the loss of one supervisor touches one pod."`
 	SupervisorCgroup  string `toml:"supervisor_cgroup" doc:"Cgroup of the supervisors, from the root of the hierarchy. Never the daemon's own: a restart of the service must leave pods alone."`
-	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods; the kubelet's cgroupDriver. Only cgroupfs in this version."`
+	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods, which must be the kubelet's cgroupDriver: cgroupfs, or systemd (cgroup v2 and systemd 244). A kubelet that asks the runtime is told; where systemd is PID 1, systemd is what Kubernetes recommends."`
 
 	CNIConfDir string   `toml:"cni_conf_dir" doc:"CNI configuration lists; the first in name order is the pod network."`
 	CNIBinDirs []string `toml:"cni_bin_dirs" doc:"Where CNI plugins are looked for, in this order."`
@@ -42,6 +42,11 @@ type Config struct {
 	LogLineMax          Size `toml:"log_line_max" doc:"Longest piece of a container's line in its log; a longer line is marked partial and goes on in the next entry."`
 	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
 	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest request that is taken. Answers are as large as they need to be; the kubelet takes 16MiB."`
+
+	StreamListen      string   `toml:"stream_listen" doc:"Address of the server that exec, attach and port-forward connect to, through the kubelet; port 0 is any that is free. Other than loopback only with TLS."`
+	StreamTLSCert     string   `toml:"stream_tls_cert" doc:"File with the streaming server's certificate, in PEM, with intermediate ones behind it. It is read again when it has changed. Empty: no TLS."`
+	StreamTLSKey      string   `toml:"stream_tls_key" doc:"File with the key of stream_tls_cert."`
+	StreamIdleTimeout Duration `toml:"stream_idle_timeout" doc:"How long an exec, attach or port-forward may be without traffic, and how long its client may take nothing, before it is ended."`
 
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
@@ -79,6 +84,8 @@ func Default() Config {
 		LogLineMax:              16 * KiB,
 		ExecSyncOutputLimit:     16 * MiB,
 		MaxCRIMessageSize:       16 * MiB,
+		StreamListen:            "127.0.0.1:0",
+		StreamIdleTimeout:       Seconds(4 * 60 * 60),
 		KillTimeout:             Seconds(10),
 		DrainTimeout:            Seconds(30),
 		ReconcileInterval:       Seconds(5 * 60),
