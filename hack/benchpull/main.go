@@ -9,6 +9,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"runtime/pprof"
 	"slices"
@@ -101,10 +102,16 @@ func run() error {
 		}
 	}
 	syscall.Sync() // what making the images has left to write
+	// What was measured until an interruption is reported too.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	all := map[string][]result{}
 	for round := range *rounds {
 		for _, c := range cases {
 			for _, p := range peers {
+				if ctx.Err() != nil {
+					continue
+				}
 				res, err := measure(p, filepath.Join(*dir, "store"), c.refs)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", p.name, c.name, err)
@@ -121,7 +128,10 @@ func run() error {
 // measure pulls into an empty directory.
 func measure(p peer, dir string, refs []string) (result, error) {
 	var res result
-	defer os.RemoveAll(dir)
+	defer func() {
+		unmountBelow(dir)
+		os.RemoveAll(dir)
+	}()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return res, err
 	}
@@ -165,6 +175,9 @@ func report(cases []benchCase, peers []peer, all map[string][]result) {
 		base := all[c.name+"/"+peers[0].name]
 		for _, p := range peers {
 			rs := all[c.name+"/"+p.name]
+			if len(rs) == 0 || len(base) == 0 {
+				continue
+			}
 			get := func(rs []result, f func(result) float64) float64 {
 				v := make([]float64, 0, len(rs))
 				for _, r := range rs {

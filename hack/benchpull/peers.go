@@ -8,10 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/moby/sys/mountinfo"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
@@ -83,6 +86,7 @@ func command(name string, args ...string) error {
 	var out bytes.Buffer
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interruption is ours to handle
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("%s: %w: %s", filepath.Base(name), err, out.String())
 	}
@@ -111,6 +115,7 @@ max_concurrent_unpacks = 3
 	defer log.Close()
 	cmd := exec.Command(daemon, "--config", path)
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, 0, err
 	}
@@ -213,4 +218,15 @@ func diskUse(dir string) (int64, error) {
 		return nil
 	})
 	return total, err
+}
+
+// unmountBelow takes away what a program left mounted in its store.
+func unmountBelow(dir string) {
+	all, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
+	if err != nil {
+		return
+	}
+	for _, m := range slices.Backward(all) {
+		_ = syscall.Unmount(m.Mountpoint, syscall.MNT_DETACH) // the directory that stays tells
+	}
 }
