@@ -88,6 +88,8 @@ type Launch struct {
 	OOMFile   string
 	KillGroup []string
 	User      *workload.User
+	// Started, if any, runs once the workload is executed; an error ends the container.
+	Started func(ctx context.Context, pid int) error
 }
 
 // Close closes the files of the launch.
