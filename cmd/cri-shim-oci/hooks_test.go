@@ -25,7 +25,8 @@ func TestHooks(t *testing.T) {
 	b.spec.Root.Readonly = false
 	start := specs.Hook{Path: "/bin/sh", Args: []string{"sh", "-c", "read -r state; echo startContainer $state >> /log"}}
 	b.spec.Hooks = &specs.Hooks{
-		Prestart:        []specs.Hook{hook("prestart", log)}, //nolint:staticcheck // deprecated by the specification, and still to be run
+		//lint:ignore SA1019 deprecated by the specification, and still to be run
+		Prestart:        []specs.Hook{hook("prestart", log)},
 		CreateRuntime:   []specs.Hook{hook("createRuntime", log), hook("createRuntime2", log)},
 		CreateContainer: []specs.Hook{hook("createContainer", log)},
 		StartContainer:  []specs.Hook{start},
