@@ -49,6 +49,8 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 validate-oci: build ## the OCI's validation programs against bin/cri-shim-oci and runc (needs root; PROGRAMS, OUT)
 	hack/runtimetools/run.sh $(PROGRAMS)
 
+# Where make test kills a pull 12 times.
+test-all: export TEST_KILL_ROUNDS ?= 200
 test-all: test validate-oci critest test-vm ## test, validate-oci, critest and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)

@@ -21,14 +21,14 @@ func Validate(c Config) Problems {
 	v.paths(c)
 	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	v.oneOf("log_format", c.LogFormat, "text", "json")
-	v.check("cgroup_driver", c.CgroupDriver != "systemd",
-		`"systemd" is not supported by this version; set "cgroupfs", here and in the kubelet's configuration`)
-	if c.CgroupDriver != "systemd" {
-		v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
-	}
+	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
+	v.between("max_layer_entries", c.MaxLayerEntries, 1, 1<<32)
+	if c.GzipProgram != "auto" && c.GzipProgram != "none" {
+		v.path("gzip_program", c.GzipProgram)
+	}
 	v.platform(c.ImagePlatform)
 	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
@@ -69,6 +69,7 @@ func (v *validator) paths(c Config) {
 		values []string
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
+		{"registry_auth_files", c.RegistryAuthFiles},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)
@@ -156,6 +157,7 @@ func (v *validator) sizes(c Config) {
 	}{
 		{"log_line_max", c.LogLineMax, 1 * KiB, 1 * MiB},
 		{"exec_sync_output_limit", c.ExecSyncOutputLimit, 1 * KiB, 16 * MiB},
+		{"max_layer_size", c.MaxLayerSize, 1 * MiB, 1 << 20 * GiB},
 		{"max_cri_message_size", c.MaxCRIMessageSize, 4 * MiB, 1 * GiB},
 	} {
 		v.between(size.key, int64(size.value), int64(size.low), int64(size.high))
