@@ -2,10 +2,12 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +32,7 @@ type fakeRuntime struct {
 	stream     func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
 	stopped    map[string]time.Duration
 	panics     bool
+	cidrs      []netip.Prefix
 }
 
 func (r *fakeRuntime) RunPod(_ context.Context, cfg *workload.Pod) (string, error) {
@@ -56,6 +59,27 @@ func (r *fakeRuntime) StopPod(_ context.Context, id string) error {
 
 func (r *fakeRuntime) RemovePod(_ context.Context, id string) error {
 	r.pods = slices.DeleteFunc(r.pods, func(p *sandbox.Pod) bool { return p.ID == id })
+	return r.fail
+}
+
+func (r *fakeRuntime) UpdateContainer(_ context.Context, id string, change *workload.Resources) error {
+	c, err := r.Container(id)
+	if err == nil && r.fail == nil {
+		c.Resources = change
+	}
+	return errors.Join(err, r.fail)
+}
+
+func (r *fakeRuntime) UpdatePod(_ context.Context, id string, overhead, resources *workload.Resources) error {
+	p, err := r.Pod(id)
+	if err == nil && r.fail == nil {
+		p.Overhead, p.Resources = overhead, resources
+	}
+	return errors.Join(err, r.fail)
+}
+
+func (r *fakeRuntime) SetPodCIDRs(cidrs []netip.Prefix) error {
+	r.cidrs = cidrs
 	return r.fail
 }
 

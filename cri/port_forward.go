@@ -63,8 +63,28 @@ type podForward struct {
 // forwardLinger is how long a client may still send after the pod's side of a connection has ended.
 const forwardLinger = 10 * time.Second
 
+// acknowledge sends the reply to the opening of a SPDY stream if that has not been done: the library does it side by side with
+// PortForward, and a client would take an error that comes before it for one of the connection.
+func acknowledge(stream io.ReadWriteCloser) error {
+	s, ok := stream.(interface {
+		SendReply(header http.Header, fin bool) error
+		Refuse() error
+	})
+	if !ok {
+		return nil
+	}
+	err := s.SendReply(http.Header{}, false)
+	if err != nil {
+		return errors.Join(err, s.Refuse()) // else closing it would wait for the reply
+	}
+	return nil
+}
+
 // PortForward implements portforward.PortForwarder for one connection.
 func (f *podForward) PortForward(_ context.Context, pod, _ string, port int32, stream io.ReadWriteCloser) error {
+	if err := acknowledge(stream); err != nil {
+		return err
+	}
 	conn, err := f.runtime.DialPod(f.client, pod, uint16(port))
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -48,11 +49,21 @@ type Processes interface {
 	DialPod(ctx context.Context, id string, port uint16) (net.Conn, error)
 }
 
+// Updates is what changes while things run; sandbox.Manager has it.
+type Updates interface {
+	// UpdateContainer changes the limits that are not zero.
+	UpdateContainer(ctx context.Context, id string, change *workload.Resources) error
+	// UpdatePod does so for a pod as a whole; nil leaves a part alone.
+	UpdatePod(ctx context.Context, id string, overhead, resources *workload.Resources) error
+	SetPodCIDRs(cidrs []netip.Prefix) error
+}
+
 // Runtime is everything behind the RuntimeService.
 type Runtime interface {
 	Pods
 	Containers
 	Processes
+	Updates
 	Conditions(ctx context.Context) []sandbox.Condition
 }
 

@@ -17,7 +17,8 @@ type fetcher struct {
 }
 
 const (
-	maxFetchTries = 4 // without a byte of progress
+	maxFetchTries = 4        // without progress
+	minProgress   = 64 << 10 // bytes; a registry that sends less between two stalls is not worth the wait
 	firstBackoff  = 100 * time.Millisecond
 )
 
@@ -90,7 +91,9 @@ type blobReader struct {
 	conn    context.Context
 	timer   *time.Timer
 	tries   int
-	err     error // sticky: the cause of a failure that a decompressor may hide
+	// failedAt is where the last failure was.
+	failedAt int64
+	err      error // sticky: the cause of a failure that a decompressor may hide
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
@@ -105,8 +108,10 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		n, err := b.readOnce(p)
 		b.off += int64(n)
 		if n > 0 {
-			b.tries = 0
 			b.noteUsed()
+		}
+		if b.off-b.failedAt >= minProgress {
+			b.tries = 0
 		}
 		switch {
 		case b.off > b.desc.Size:
@@ -185,6 +190,7 @@ func (b *blobReader) cause(err error) error {
 func (b *blobReader) failed(err error) {
 	b.disconnect()
 	b.tries++
+	b.failedAt = b.off
 	if b.ctx.Err() != nil {
 		b.err = context.Cause(b.ctx)
 		return

@@ -269,7 +269,7 @@ func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.
 			err = fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, id, ErrDigest)
 		}
 	}
-	if err != nil && usedProgram && !errors.Is(err, ErrInvalid) {
+	if err != nil && usedProgram {
 		return none, fmt.Errorf("%w %s: %w", errDecompressor, program, err)
 	}
 	return res, err
@@ -281,7 +281,11 @@ func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.Fi
 		return layer.Result{}, false, err
 	}
 	_, used := z.(*layer.Program)
-	ahead := newReadAhead(z)
+	var in io.Reader = z
+	if !used {
+		in = decoded{z}
+	}
+	ahead := newReadAhead(in)
 	res, err := layer.Unpack(ctx, io.TeeReader(ahead, diff), dir, o)
 	// A program that is stuck would not be done with its input.
 	if p, ok := z.(*layer.Program); ok && err != nil {
@@ -289,4 +293,15 @@ func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.Fi
 	}
 	ahead.close()
 	return res, used, errors.Join(err, z.Close())
+}
+
+// decoded gives the errors of a decompressor their kind. Those of the source count before them.
+type decoded struct{ r io.Reader }
+
+func (d decoded) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return n, err
 }

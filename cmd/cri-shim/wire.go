@@ -21,6 +21,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/payload"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -108,7 +109,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, defaultSysctls(cfg)},
+		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg)},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Streams:      p.streams,
@@ -142,7 +143,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
-	procs, err := supervisorGroup(p.groups, cfg.SupervisorCgroup)
+	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -162,6 +163,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
+		Limits:            podLimits{runtime.oci},
 		Log:               log,
 	})
 }
@@ -192,8 +194,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 
 // supervisorGroup makes the supervisors' control group and returns the files by which a
 // process enters it.
-func supervisorGroup(groups *cgroup.Host, at string) ([]string, error) {
-	g, err := groups.Create(at, nil)
+func supervisorGroup(ctx context.Context, groups *cgroup.Host, at string) ([]string, error) {
+	g, err := groups.Create(ctx, at, nil)
 	if err != nil {
 		return nil, fmt.Errorf("supervisor_cgroup: %w", err)
 	}
@@ -241,7 +243,12 @@ func (p *parts) close() error {
 func (p *parts) info(cfg *config.Config) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
+		cidrs, err := p.manager.PodCIDRs()
+		if err != nil {
+			cidrs = err.Error()
+		}
 		return map[string]any{
+			"podCIDR": cidrs,
 			"config":  configByKey(cfg),
 			"commit":  version.Commit(),
 			"cgroups": p.groups.Mode().String(),
@@ -281,6 +288,7 @@ func badRecords(in []sandbox.BadRecord) []string {
 // podDefaults adds to a pod what the administrator wants every pod to have.
 type podDefaults struct {
 	*sandbox.Manager
+	oci     *oci.Runtime
 	sysctls map[string]string
 }
 

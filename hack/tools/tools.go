@@ -8,7 +8,6 @@
 package tools
 
 import (
-	_ "github.com/opencontainers/runtime-tools/validation/util"
 	_ "sigs.k8s.io/cri-tools/pkg/benchmark"
 	_ "sigs.k8s.io/cri-tools/pkg/validate"
 )

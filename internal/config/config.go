@@ -13,7 +13,7 @@ type Config struct {
 
 	PodsPerSupervisor int    `toml:"pods_per_supervisor" doc:"Pods that share a supervisor process. 1 gives each pod its own: more memory, and the loss of one supervisor touches one pod."`
 	SupervisorCgroup  string `toml:"supervisor_cgroup" doc:"Cgroup of the supervisors, from the root of the hierarchy. Never the daemon's own: a restart of the service must leave pods alone."`
-	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods; the kubelet's cgroupDriver. Only cgroupfs in this version."`
+	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods, which must be the kubelet's cgroupDriver: cgroupfs, or systemd (cgroup v2 and systemd 244). A kubelet that asks the runtime is told; where systemd is PID 1, systemd is what Kubernetes recommends."`
 
 	CNIConfDir string   `toml:"cni_conf_dir" doc:"CNI configuration lists; the first in name order is the pod network."`
 	CNIBinDirs []string `toml:"cni_bin_dirs" doc:"Where CNI plugins are looked for, in this order."`

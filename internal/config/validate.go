@@ -21,11 +21,7 @@ func Validate(c Config) Problems {
 	v.paths(c)
 	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	v.oneOf("log_format", c.LogFormat, "text", "json")
-	v.check("cgroup_driver", c.CgroupDriver != "systemd",
-		`"systemd" is not supported by this version; set "cgroupfs", here and in the kubelet's configuration`)
-	if c.CgroupDriver != "systemd" {
-		v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
-	}
+	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)

@@ -217,7 +217,7 @@ func (l *launch) prepare() error {
 	if l.flags, err = oci.Compile(l.spec, opt); err != nil {
 		return err
 	}
-	group, err := groups.Create(l.c.CgroupPath, resources(l.spec))
+	group, err := groups.Create(context.Background(), l.c.CgroupPath, resources(l.spec))
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ func (c *Container) Update(r *specs.LinuxResources) error {
 	if err != nil {
 		return err
 	}
-	return g.Update(r)
+	return g.Update(context.Background(), r)
 }
 
 // Stats measures.

@@ -71,7 +71,11 @@ func (s *setup) workload() error {
 	} else {
 		// Without no_new_privs the filter needs CAP_SYS_ADMIN, so it has to be
 		// loaded before that is dropped, and the filter has to allow the few
-		// calls from here on (seccomp(2)).
+		// calls from here on (seccomp(2)). Profiles that are older than
+		// close_range(2) do not, so it comes first.
+		if err := s.closeAll(cwdErr != nil); err != nil {
+			return err
+		}
 		if err := s.loadSeccomp(); err != nil {
 			return err
 		}
@@ -85,6 +89,7 @@ func (s *setup) workload() error {
 		if err := s.chdir(p.Cwd); err != nil {
 			return err
 		}
+		unix.Close(s.root)
 	}
 	if err := cwdInside(); err != nil {
 		return err
@@ -97,8 +102,10 @@ func (s *setup) workload() error {
 	// Close-on-exec is not enough: the image's command may be
 	// /proc/self/fd/N/…, which execve would look up while N is still open
 	// (CVE-2024-21626).
-	if err := s.closeAll(); err != nil {
-		return err
+	if p.NoNewPrivs {
+		if err := s.closeAll(false); err != nil {
+			return err
+		}
 	}
 	// With the user's own rights, and before the gate, so that a missing command
 	// is an error of create.
@@ -221,7 +228,7 @@ func ownStdio(p *initmsg.Process) error {
 }
 
 // closeAll closes every descriptor but stdio and what is still to be used.
-func (s *setup) closeAll() error {
+func (s *setup) closeAll(keepRoot bool) error {
 	keep := []int{s.sync, s.proc, s.listener}
 	if s.m.StartFile != initmsg.NoFile {
 		keep = append(keep, int(file(s.m.StartFile)))
@@ -229,7 +236,11 @@ func (s *setup) closeAll() error {
 	for i := range int(s.m.Process.ExtraFiles) {
 		keep = append(keep, int(file(s.m.Process.FirstExtra))+i)
 	}
-	s.root = -1
+	if keepRoot {
+		keep = append(keep, s.root)
+	} else {
+		s.root = -1
+	}
 	return closeExcept(3, keep)
 }
 
