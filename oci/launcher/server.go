@@ -126,10 +126,15 @@ func reply(conn *sys.Caller) (int, error) {
 	return int(r.PID), err
 }
 
+// forkable says whether a server could start it: it has threads' namespaces and CPUs of its own.
+func forkable(a sys.SpawnAttr) bool {
+	return a.UserNamespace == nil && a.TimeNamespace == nil && len(a.Affinity) == 0
+}
+
 // spawn is sys.Spawn of an init, by the server where it can. The caller keeps its children from being reaped meanwhile.
 func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 	r := initmsg.ForkRequest{CloneFlags: a.CloneFlags, Files: len(a.Files), Cgroup: a.Cgroup != nil, PIDNamespace: a.PIDNamespace != nil}
-	if s == nil || r.Descriptors() > initmsg.ServerFloor {
+	if s == nil || r.Descriptors() > initmsg.ServerFloor || !forkable(a) {
 		return sys.Spawn(a)
 	}
 	s.mu.Lock()
