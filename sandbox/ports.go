@@ -98,14 +98,15 @@ type Launch struct {
 	// container, or (exec) of the container itself; the manager knows whose.
 	JoinPID   bool
 	OOMFile   string
+	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
+	// Release, if set, is called once the process runs or will not.
+	Release func()
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
 	UserNamespace, TimeNamespace *os.File
 	Host                         *api.HostSetup
 	Affinity                     []uint64 // CPUs to start on, as words of a mask
-	// Release, if set, is called once the process runs or will not.
-	Release func()
 }
 
 // Close closes the files of the launch.
