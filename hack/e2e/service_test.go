@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -61,7 +63,10 @@ func (n *node) condition(t *testing.T, name string) *pb.RuntimeCondition {
 // implemented is what this version answers; all else says that it does not.
 const implemented = ` Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus
 ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ListContainers ContainerStatus
-ReopenContainerLog ExecSync ListImages ImageStatus PullImage RemoveImage ImageFsInfo `
+ReopenContainerLog ExecSync ListImages ImageStatus PullImage RemoveImage ImageFsInfo
+ContainerStats ListContainerStats PodSandboxStats ListPodSandboxStats ListMetricDescriptors ListPodSandboxMetrics
+GetContainerEvents StreamPodSandboxes StreamContainers StreamContainerStats StreamPodSandboxStats StreamPodSandboxMetrics
+StreamImages `
 
 func TestUnimplemented(t *testing.T) {
 	t.Parallel()
@@ -88,7 +93,11 @@ func TestUnimplemented(t *testing.T) {
 			if err == nil {
 				_ = stream.SendMsg(&emptypb.Empty{}) // what is wrong is told by RecvMsg
 				_ = stream.CloseSend()
-				err = stream.RecvMsg(&emptypb.Empty{})
+				if s.StreamName == "GetContainerEvents" { // goes on for ever
+					_, err = stream.Header()
+				} else if err = stream.RecvMsg(&emptypb.Empty{}); errors.Is(err, io.EOF) {
+					err = nil
+				}
 			}
 			check(t, s.StreamName, err)
 		}
