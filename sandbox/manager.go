@@ -35,6 +35,7 @@ type Config struct {
 	Images            Images
 	Runtime           Runtime
 	Meter             Meter
+	Limits            Limits
 	Log               *slog.Logger
 	// Failpoint, if set, is called after each named step has done its work; what it returns
 	// is the step's error. For tests.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"path"
 
 	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/usage"
@@ -15,17 +14,17 @@ type podMeter struct{ oci *oci.Runtime }
 
 // Container implements sandbox.Meter.
 func (m podMeter) Container(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) (*usage.Stats, error) {
-	return m.oci.Stats(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID))
+	return m.oci.Stats(ctx, m.oci.CgroupPath(&p.Config, p.ID, c.ID))
 }
 
 // Pod implements sandbox.Meter. All groups of a pod lie in one.
 func (m podMeter) Pod(ctx context.Context, p *sandbox.Pod) (*usage.Stats, error) {
-	return m.oci.Stats(ctx, path.Dir(oci.PodInitCgroup(&p.Config, p.ID)))
+	return m.oci.Stats(ctx, m.oci.PodCgroup(&p.Config, p.ID))
 }
 
 // Processes implements sandbox.Meter.
 func (m podMeter) Processes(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, open bool) (usage.Processes, error) {
-	return m.oci.Processes(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID), open)
+	return m.oci.Processes(ctx, m.oci.CgroupPath(&p.Config, p.ID, c.ID), open)
 }
 
 // Layer implements sandbox.Meter.

@@ -4,6 +4,7 @@ func (m *Message) code(c *codec) {
 	mode := uint32(m.Mode)
 	c.u32(&mode)
 	m.Mode = Mode(mode)
+	c.flag(&m.UserNamespace)
 	c.strs(&m.CgroupTasks)
 	list(c, &m.Join, codeNamespace)
 	c.u64(&m.Unshare)
@@ -20,6 +21,7 @@ func (m *Message) code(c *codec) {
 	list(c, &m.CreateContainerHooks, codeHook)
 	list(c, &m.StartContainerHooks, codeHook)
 	c.bytes(&m.State)
+	optional(c, &m.HookFile, (*codec).i32)
 	c.i32(&m.StartFile)
 	codeProcess(c, &m.Process)
 }
@@ -49,6 +51,7 @@ func codeMount(c *codec, m *Mount) {
 	c.str(&m.FSType)
 	c.str(&m.Source)
 	c.i32(&m.File)
+	c.i32(&m.IDMap)
 	c.str(&m.Target)
 	c.flag(&m.Recursive)
 	c.u64(&m.AttrSet)
@@ -60,6 +63,7 @@ func codeMount(c *codec, m *Mount) {
 	c.flag(&m.TmpCopyUp)
 	c.u32(&m.CreateMode)
 	c.flag(&m.Optional)
+	c.flag(&m.ReadonlyAtEnd)
 	c.flag(&m.NoFollow)
 }
 
@@ -133,6 +137,7 @@ func codeProcess(c *codec, p *Process) {
 	optional(c, &p.Scheduler, codeScheduler)
 	optional(c, &p.IOPriority, (*codec).u32)
 	optional(c, &p.Personality, (*codec).u32)
+	c.flag(&p.KeepKeyring)
 	list(c, &p.Affinity, (*codec).u64)
 	optional(c, &p.NUMAMode, (*codec).u32)
 	list(c, &p.NUMAMask, (*codec).u64)
