@@ -40,6 +40,8 @@ type Options struct {
 	MountFiles map[string]*os.File
 	// StartFile is the FIFO between create and start, or nil.
 	StartFile *os.File
+	// HookSocket is the init's end of a HookGate, or nil.
+	HookSocket *os.File
 	// ExtraFiles become the workload's descriptors from 3 on.
 	ExtraFiles []*os.File
 	// Seccomp compiles a profile.
@@ -402,10 +404,13 @@ func (c *compiler) hooks() error {
 	if len(c.msg.CreateContainerHooks)+len(c.msg.StartContainerHooks) == 0 {
 		return nil
 	}
-	c.msg.State, err = json.Marshal(specs.State{
-		Version: specs.Version, ID: c.opt.ID, Status: specs.StateCreated,
-		Bundle: c.opt.Bundle, Annotations: c.spec.Annotations,
-	})
+	// Status and pid are the init's to add (initmsg.Message.State).
+	c.msg.State, err = json.Marshal(struct {
+		Version     string            `json:"ociVersion"`
+		ID          string            `json:"id"`
+		Bundle      string            `json:"bundle"`
+		Annotations map[string]string `json:"annotations,omitempty"`
+	}{specs.Version, c.opt.ID, c.opt.Bundle, c.spec.Annotations})
 	return err
 }
 
@@ -432,6 +437,10 @@ func initHooks(field string, hooks []specs.Hook) ([]initmsg.Hook, error) {
 func (c *compiler) lastFiles() error {
 	p := &c.msg.Process
 	c.msg.StartFile = c.file(c.opt.StartFile)
+	if c.opt.HookSocket != nil {
+		n := c.file(c.opt.HookSocket)
+		c.msg.HookFile = &n
+	}
 	p.FirstExtra, p.ConsoleFile = initmsg.NoFile, initmsg.NoFile
 	if len(c.opt.ExtraFiles) > 0 {
 		p.FirstExtra, p.ExtraFiles = int32(len(c.launch.Files)), uint32(len(c.opt.ExtraFiles))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -23,6 +22,8 @@ const undoTimeout = 5 * time.Second
 
 // Config is what an administrator decides about containers.
 type Config struct {
+	// SystemdCgroup has systemd make the groups of pods and containers (cgroup v2 only).
+	SystemdCgroup bool
 	// Staging is an empty directory on which an init puts its root before the pivot; every container may use the same.
 	Staging string
 	// SeccompDefault is the file with the profile for runtime/default, read once; "" is the built-in one.
@@ -51,6 +52,11 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 	h, err := DetectHost()
 	if err != nil {
 		return nil, fmt.Errorf("oci: %w", err)
+	}
+	if cfg.SystemdCgroup {
+		if err := cgroups.ConnectSystemd(context.Background()); err != nil {
+			return nil, fmt.Errorf("oci: %w", err)
+		}
 	}
 	r := &Runtime{cfg: cfg, host: h, cgroups: cgroups, profiles: newProfiles()}
 	if r.mounts, err = DetectCgroupMounts(cgroups); err != nil {
@@ -93,8 +99,17 @@ type Prepared struct {
 	Warnings  []string
 }
 
+// Release lets go of what kept the new group from being empty. Call it once the process was launched into it; Close does
+// it too.
+func (p *Prepared) Release() {
+	if p.Group != nil {
+		p.Group.Release()
+	}
+}
+
 // Close closes the descriptors that Prepare opened. Files that the caller passed in stay open.
 func (p *Prepared) Close() {
+	p.Release()
 	if p.Launch != nil {
 		p.Launch.Close()
 	}
@@ -122,10 +137,10 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	if err != nil {
 		return err
 	}
-	if err := cgroup.ValidatePath(p.CgroupPath); err != nil {
+	opt, err := r.options(&p)
+	if err != nil {
 		return err
 	}
-	opt := r.options(&p)
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -147,10 +162,13 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
-	if out.Group, err = r.cgroups.Create(p.CgroupPath, b.Spec.Linux.Resources); err != nil {
+	opt, err := r.options(&p)
+	if err != nil {
 		return nil, err
 	}
-	opt := r.options(&p)
+	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
+		return nil, err
+	}
 	opt.CgroupTasks = out.Group.TaskFiles()
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err
@@ -183,13 +201,14 @@ func (r *Runtime) attachGroup(p *Prepared) error {
 	return nil
 }
 
-func (r *Runtime) options(p *Params) Options {
+func (r *Runtime) options(p *Params) (Options, error) {
 	opt := Options{Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
-	opt.Cgroups.Group = p.CgroupPath
 	if p.RootPath == "" {
 		opt.Root = p.Root
 	}
-	return opt
+	var err error
+	opt.Cgroups.Group, err = cgroup.Resolve(p.CgroupPath)
+	return opt, err
 }
 
 // podInitScore keeps the OOM killer from a process that holds a whole pod and some pages, as the sandbox's of containerd.
@@ -207,7 +226,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			err = errors.Join(fmt.Errorf("prepare the init of pod %s: %w", podID, err), out.Undo(ctx))
 		}
 	}()
-	if out.Group, err = r.cgroups.Create(PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
+	if out.Group, err = r.cgroups.Create(ctx, r.PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
 		return nil, err
 	}
 	score := int32(max(podInitScore, r.host.OOMScoreFloor))
@@ -235,11 +254,6 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	}
 	out.KillGroup = nil // the kernel ends a PID namespace with its init
 	return out, nil
-}
-
-// PodInitCgroup is the group of a pod's init, beside those of its containers.
-func PodInitCgroup(pod *workload.Pod, podID string) string {
-	return CgroupPath(pod, podID, "init-"+podID)
 }
 
 // ExecParams is another process of a running container.
@@ -299,46 +313,6 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 		}
 	}
 	return out, nil
-}
-
-// Update changes a running container's limits (CRI UpdateContainerResources). What is zero stays as it is.
-func (r *Runtime) Update(_ context.Context, cgroupPath string, res *workload.Resources) error {
-	lr, err := Resources(r.host, res)
-	if err != nil {
-		return err
-	}
-	g, err := r.cgroups.Open(cgroupPath)
-	if err != nil {
-		return err
-	}
-	return g.Update(lr)
-}
-
-// Kill ends every process of a group; nil when it is gone.
-func (r *Runtime) Kill(ctx context.Context, cgroupPath string) error {
-	g, err := r.cgroups.Open(cgroupPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return g.Kill(ctx)
-}
-
-// Remove kills what is left in a group and removes it; nil when it is gone.
-func (r *Runtime) Remove(ctx context.Context, cgroupPath string) error {
-	g, err := r.cgroups.Open(cgroupPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := g.Kill(ctx); err != nil {
-		return err
-	}
-	return g.Remove(ctx)
 }
 
 // Stats measures a group.

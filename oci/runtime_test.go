@@ -108,7 +108,7 @@ func (n *node) params(script string) Params {
 			},
 		},
 		Root: root, RootPath: n.rootfs,
-		CgroupPath: CgroupPath(pod, "oci-"+strconv.Itoa(os.Getpid()), id),
+		CgroupPath: n.runtime.CgroupPath(pod, "oci-"+strconv.Itoa(os.Getpid()), id),
 	}
 }
 
@@ -469,7 +469,7 @@ func TestPodInit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := PodInitCgroup(pod, id)
+	path := n.runtime.PodInitCgroup(pod, id)
 	t.Cleanup(func() {
 		c.Close()
 		if err := n.runtime.Remove(context.Background(), path); err != nil {
@@ -670,7 +670,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := PodInitCgroup(pod, id)
+	path := n.runtime.PodInitCgroup(pod, id)
 	t.Cleanup(func() {
 		c.Close()
 		if err := n.runtime.Remove(context.Background(), path); err != nil {

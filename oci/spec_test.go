@@ -714,16 +714,6 @@ func TestStuckPath(t *testing.T) {
 	}
 }
 
-func TestCgroupPath(t *testing.T) {
-	for _, tc := range []struct{ parent, want string }{
-		{"", "/cri-shim/p/c"}, {"/kubepods/pod1", "/kubepods/pod1/c"}, {"kubepods//pod1/", "/kubepods/pod1/c"},
-	} {
-		if got := CgroupPath(&workload.Pod{CgroupParent: tc.parent}, "p", "c"); got != tc.want {
-			t.Errorf("CgroupPath(%q) = %q; want %q", tc.parent, got, tc.want)
-		}
-	}
-}
-
 func TestCheckSysctls(t *testing.T) {
 	host := workload.Namespaces{Network: workload.ModeNode, IPC: workload.ModeNode}
 	for _, tc := range []struct {

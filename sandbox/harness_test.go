@@ -77,6 +77,7 @@ type host struct {
 	fail       string
 	hang       chan struct{} // network setup waits for it
 	hanging    chan struct{} // and says so here
+	limits     fakeLimits
 	script     string
 	initScript string // of pod inits
 	images     map[string]*Image
@@ -115,7 +116,7 @@ func (h *host) manager() *Manager {
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
 		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
-		Network: h, Images: h, Runtime: h, Failpoint: h.step,
+		Network: h, Images: h, Runtime: h, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),
 	})
 	if err != nil {

@@ -57,6 +57,16 @@ type Runtime interface {
 	CleanupPod(ctx context.Context, p *Pod) error
 }
 
+// Limits changes the limits of what runs.
+type Limits interface {
+	// Check refuses limits that no container could have.
+	Check(r *workload.Resources) error
+	// Update applies those that are not zero to a running container.
+	Update(ctx context.Context, p *Pod, c *Container, r *workload.Resources) error
+	// UpdatePod does so for the pod as a whole, where its group is the runtime's own.
+	UpdatePod(ctx context.Context, p *Pod, r *workload.Resources) error
+}
+
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root
@@ -88,10 +98,15 @@ type Launch struct {
 	OOMFile   string
 	KillGroup []string
 	User      *workload.User
+	// Release, if set, is called once the process runs or will not.
+	Release func()
 }
 
 // Close closes the files of the launch.
 func (l *Launch) Close() {
+	if l.Release != nil {
+		l.Release()
+	}
 	for _, f := range append(l.Files, l.Cgroup) {
 		if f != nil {
 			f.Close()

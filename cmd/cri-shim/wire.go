@@ -20,6 +20,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/payload"
 	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -37,6 +38,7 @@ type parts struct {
 	networks *cni.Networks
 	groups   *cgroup.Host
 	manager  *sandbox.Manager
+	streams  *cri.StreamServer
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -96,12 +98,21 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
+		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
+		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, defaultSysctls(cfg)},
+		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg)},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
+		Streams:      p.streams,
+		Explain:      criImages{p.store},
 		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
@@ -120,7 +131,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
-	procs, err := supervisorGroup(p.groups, cfg.SupervisorCgroup)
+	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -140,6 +151,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
+		Limits:            podLimits{runtime.oci},
 		Log:               log,
 	})
 }
@@ -148,6 +160,11 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 	c := image.Config{
 		Root:                   filepath.Join(cfg.Root, "images"),
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
+		RegistryAuth:           cfg.RegistryAuthFiles,
+		KeepBlobs:              cfg.KeepBlobs,
+		GzipProgram:            cfg.GzipProgram,
+		MaxLayerSize:           int64(cfg.MaxLayerSize),
+		MaxLayerEntries:        cfg.MaxLayerEntries,
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
 		Pinned:                 cfg.PinnedImages,
@@ -165,8 +182,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 
 // supervisorGroup makes the supervisors' control group and returns the files by which a
 // process enters it.
-func supervisorGroup(groups *cgroup.Host, at string) ([]string, error) {
-	g, err := groups.Create(at, nil)
+func supervisorGroup(ctx context.Context, groups *cgroup.Host, at string) ([]string, error) {
+	g, err := groups.Create(ctx, at, nil)
 	if err != nil {
 		return nil, fmt.Errorf("supervisor_cgroup: %w", err)
 	}
@@ -192,6 +209,9 @@ func (p *parts) close() error {
 		p.stop()
 		p.background.Wait()
 	}
+	if p.streams != nil {
+		p.streams.Close()
+	}
 	if p.manager != nil {
 		p.manager.Close()
 	}
@@ -211,7 +231,12 @@ func (p *parts) close() error {
 func (p *parts) info(cfg *config.Config) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
+		cidrs, err := p.manager.PodCIDRs()
+		if err != nil {
+			cidrs = err.Error()
+		}
 		return map[string]any{
+			"podCIDR": cidrs,
 			"config":  configByKey(cfg),
 			"commit":  version.Commit(),
 			"cgroups": p.groups.Mode().String(),
@@ -251,6 +276,7 @@ func badRecords(in []sandbox.BadRecord) []string {
 // podDefaults adds to a pod what the administrator wants every pod to have.
 type podDefaults struct {
 	*sandbox.Manager
+	oci     *oci.Runtime
 	sysctls map[string]string
 }
 

@@ -120,16 +120,24 @@ func (i criImages) find(ref string) (*image.Image, error) {
 	return img, err
 }
 
+func toAuth(c cri.Credentials) *image.Auth {
+	if c == (cri.Credentials{}) {
+		return nil
+	}
+	return &image.Auth{
+		Username: c.Username, Password: c.Password, ServerAddress: c.ServerAddress,
+		IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+	}
+}
+
+// Why implements cri.Explainer.
+func (i criImages) Why(ctx context.Context, ref string, c cri.Credentials) (*image.Explanation, error) {
+	return i.store.Why(ctx, ref, toAuth(c))
+}
+
 // Pull implements cri.Images.
 func (i criImages) Pull(ctx context.Context, ref string, c cri.Credentials) (string, error) {
-	var auth *image.Auth
-	if c != (cri.Credentials{}) {
-		auth = &image.Auth{
-			Username: c.Username, Password: c.Password, ServerAddress: c.ServerAddress,
-			IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
-		}
-	}
-	img, err := i.store.Pull(ctx, ref, auth, image.PullOptions{})
+	img, err := i.store.Pull(ctx, ref, toAuth(c), image.PullOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -42,7 +42,8 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 		return nil, err
 	}
 	r, err := oci.New(groups, oci.Config{
-		Staging: staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
+		SystemdCgroup: cfg.CgroupDriver == "systemd",
+		Staging:       staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
 		Rlimits: rlimits(cfg.DefaultUlimits), PidsLimit: cfg.PidsLimit,
 	})
 	if err != nil {
@@ -118,7 +119,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 func launch(p *oci.Prepared) *sandbox.Launch {
 	return &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
-		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup,
+		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup, Release: p.Release,
 	}
 }
 
@@ -127,10 +128,12 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	if err != nil {
 		return oci.Params{}, err
 	}
+	config := c.Config
+	config.Resources = c.Limits()
 	params := oci.Params{
-		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &c.Config, Image: img, Root: env.Root,
+		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
 		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"]},
-		CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID),
+		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
 		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
 	}
 	switch c.Config.Security.Namespaces.PID {
@@ -152,7 +155,7 @@ func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox
 		return nil, err
 	}
 	prepared, err := r.oci.Exec(ctx, oci.ExecParams{
-		ContainerID: c.ID, CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
+		ContainerID: c.ID, CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
 		Command: e.Command, Terminal: e.Terminal, PID: e.PID,
 		Alive: func() error { return sameProcess(e.PID, c.PIDStart) },
 	})
@@ -182,15 +185,14 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Laun
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	return errors.Join(r.oci.Remove(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	return errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
 }
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.
 func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
-	init := oci.PodInitCgroup(&p.Config, p.ID)
-	err := r.oci.Remove(ctx, init)
+	err := r.oci.Remove(ctx, r.oci.PodInitCgroup(&p.Config, p.ID))
 	if p.Config.CgroupParent == "" {
-		err = errors.Join(err, r.oci.Remove(ctx, path.Dir(init)))
+		err = errors.Join(err, r.oci.Remove(ctx, r.oci.PodCgroup(&p.Config, p.ID)))
 	}
 	return err
 }
@@ -198,7 +200,13 @@ func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
 // runtimeError gives an error of the runtime its kind.
 func runtimeError(err error) error {
 	var field *oci.FieldError
-	if errors.As(err, &field) {
+	var limit *cgroup.LimitError
+	switch {
+	case errors.As(err, &field):
+		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
+	case errors.As(err, &limit) && errors.Is(err, syscall.EBUSY): // more is in use
+		return fmt.Errorf("%w: %w", sandbox.ErrState, err)
+	case errors.As(err, &limit) && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ERANGE)):
 		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	}
 	return err

@@ -52,8 +52,7 @@ func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workloa
 	}
 	dir := os.NewFile(uintptr(fd), m.ImageSubPath)
 	defer dir.Close()
-	// Of a detached mount the kernel clones a part since Linux 6.15.
-	f, err := sys.CloneTree(dir, true, nil)
+	f, err := sys.CloneSubtree(root, dir, true)
 	if err != nil {
 		return nil, fmt.Errorf("image_sub_path %q: %w", m.ImageSubPath, err)
 	}

@@ -20,6 +20,7 @@ func (m *Message) code(c *codec) {
 	list(c, &m.CreateContainerHooks, codeHook)
 	list(c, &m.StartContainerHooks, codeHook)
 	c.bytes(&m.State)
+	optional(c, &m.HookFile, (*codec).i32)
 	c.i32(&m.StartFile)
 	codeProcess(c, &m.Process)
 }
@@ -133,6 +134,7 @@ func codeProcess(c *codec, p *Process) {
 	optional(c, &p.Scheduler, codeScheduler)
 	optional(c, &p.IOPriority, (*codec).u32)
 	optional(c, &p.Personality, (*codec).u32)
+	c.flag(&p.KeepKeyring)
 	list(c, &p.Affinity, (*codec).u64)
 	optional(c, &p.NUMAMode, (*codec).u32)
 	list(c, &p.NUMAMask, (*codec).u64)

@@ -48,9 +48,14 @@ func (s *setup) rootfs() error {
 		}
 	}
 	s.stage = "hooks"
+	// runtime-spec, "prestart" and "createRuntime Hooks": in the runtime's namespaces, once those of the
+	// container and its mounts are there, before pivot_root.
+	if err := s.awaitHooks(); err != nil {
+		return err
+	}
 	// runtime-spec, "createContainer Hooks": in the container's namespaces,
 	// after its mounts were made and before pivot_root; paths are the host's.
-	if err := runHooks("createContainer", m.CreateContainerHooks, m.State); err != nil {
+	if err := runHooks("createContainer", m.CreateContainerHooks, hookState("creating", m.State)); err != nil {
 		return err
 	}
 	s.stage = "read-only paths"

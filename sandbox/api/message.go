@@ -14,7 +14,7 @@ const (
 	OpLaunch    Op = "launch"     // reply: PID, and a pidfd beside the frame
 	OpSignal    Op = "signal"     // nil error when the process has ended already; SIGKILL also calls a launch off
 	OpResize    Op = "resize"     // terminal size
-	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr as Roles say
+	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr, session as Roles say
 	OpReopenLog Op = "reopen-log" // descriptor: the new log file
 	OpList      Op = "list"       // reply: Processes, from After on in order of ID
 	OpPidfd     Op = "pidfd"      // reply: a pidfd beside the frame
@@ -36,6 +36,8 @@ const (
 	RoleStdout  Role = "stdout"
 	RoleStderr  Role = "stderr"
 	RoleConsole Role = "console" // unix socket that receives an exec's terminal
+	// RoleSession is the reading end of a pipe that ends when an attached client has gone.
+	RoleSession Role = "session"
 	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
 	// did not start it: its own has died.
 	RolePIDNamespace Role = "pid-namespace"
