@@ -88,13 +88,14 @@ func TestHooksAndGracefulDeletion(t *testing.T) {
 
 func TestLimitsAndOOM(t *testing.T) {
 	t.Parallel()
+	requests := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("16Mi"), corev1.ResourceCPU: resource.MustParse("10m")}
 	limits := corev1.ResourceList{corev1.ResourceMemory: resource.MustParse("48Mi"), corev1.ResourceCPU: resource.MustParse("500m")}
 	t.Run("seen inside", func(t *testing.T) {
 		t.Parallel()
 		p := create(t, newPod(t, func(s *corev1.PodSpec) {
 			s.Containers[0] = container("main", `cd /sys/fs/cgroup
 				cat memory/memory.limit_in_bytes cpu/cpu.cfs_quota_us 2>/dev/null || cat memory.max cpu.max; sleep 100000`)
-			s.Containers[0].Resources.Limits = limits
+			s.Containers[0].Resources = corev1.ResourceRequirements{Requests: requests, Limits: limits}
 		}))
 		p.ready(t)
 		p.logsWant(t, "main", "", "50331648\n50000")
@@ -104,7 +105,7 @@ func TestLimitsAndOOM(t *testing.T) {
 		p := create(t, newPod(t, func(s *corev1.PodSpec) {
 			s.RestartPolicy = corev1.RestartPolicyNever
 			s.Containers[0] = container("main", "tail /dev/zero")
-			s.Containers[0].Resources.Limits = limits
+			s.Containers[0].Resources = corev1.ResourceRequirements{Requests: requests, Limits: limits}
 		}))
 		got := p.ended(t, corev1.PodFailed).Status.ContainerStatuses[0].State.Terminated
 		if got == nil || got.Reason != "OOMKilled" || got.ExitCode != 137 {

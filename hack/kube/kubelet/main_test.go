@@ -89,7 +89,9 @@ func (n *node) blames() error {
 // expectedLine knows the errors that tests provoke.
 func expectedLine(line string) bool {
 	for _, text := range []string{
-		"is not found in cache", // the kubelet's own race between a pod's removal and its status
+		"pleg has yet to be successful", // at the kubelet's start
+		// The kubelet removes containers and asks for them again.
+		"DeleteContainer returned error", `"ContainerStatus from runtime service failed" err="rpc error: code = NotFound`,
 	} {
 		if strings.Contains(line, text) {
 			return true

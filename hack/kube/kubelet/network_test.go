@@ -45,7 +45,7 @@ func TestSharedPIDs(t *testing.T) {
 	t.Parallel()
 	p := create(t, newPod(t, func(s *corev1.PodSpec) {
 		s.ShareProcessNamespace = ptr(true)
-		s.Containers = []corev1.Container{server("main"), container("looker", "until pgrep testserver; do sleep 0.1; done; echo seen; sleep 100000")}
+		s.Containers = []corev1.Container{server("main"), container("looker", "until ps | grep -q '[t]estserver'; do sleep 0.1; done; echo seen; sleep 100000")}
 	}))
 	p.ready(t)
 	p.logsWant(t, "looker", "", "seen")

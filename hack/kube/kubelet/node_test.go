@@ -113,6 +113,13 @@ func startNode(dir string) (*node, error) {
 	}
 	n.registry = "127.0.0.1:5000"
 	n.servers = append(n.servers, reg)
+	err = n.until("the registry answers", time.Minute, func() error {
+		_, err := get("http://" + n.registry + "/v2/")
+		return err
+	})
+	if err != nil {
+		return n, err
+	}
 	if err := n.startDaemon(); err != nil {
 		return n, err
 	}

@@ -49,7 +49,8 @@ func TestVolumes(t *testing.T) {
 			{Name: "host", MountPath: "/sub", SubPath: "sub", ReadOnly: true, RecursiveReadOnly: ptr(corev1.RecursiveReadOnlyIfPossible)},
 			{Name: "image", MountPath: "/image"}, {Name: "downward", MountPath: "/downward"},
 		}
-		c.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("2")}
+		c.Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("10m")}
+		c.Resources.Limits = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("1")}
 		c.Env = []corev1.EnvVar{
 			{Name: "POD_NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}},
 			{Name: "CPU", ValueFrom: &corev1.EnvVarSource{ResourceFieldRef: &corev1.ResourceFieldSelector{Resource: "limits.cpu"}}},
@@ -57,7 +58,7 @@ func TestVolumes(t *testing.T) {
 	}))
 	p.ready(t)
 	for _, want := range []string{
-		"all there", "\ndisk\n", "size=8192k", "from the host", "from the image", `app="volumes"`, "name=volumes-node cpu=2",
+		"all there", "\ndisk\n", "size=8192k", "from the host", "from the image", `app="volumes"`, "name=volumes-node cpu=1",
 	} {
 		p.logsWant(t, "main", "", want)
 	}
