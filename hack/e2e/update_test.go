@@ -39,7 +39,7 @@ func wantLimits(t *testing.T, when string, got, want map[string]string) {
 func TestCrictlUpdate(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
-	testUpdate(t, n, n.runPod(t))
+	testUpdate(t, n, n.runPod(t, hostNetwork))
 }
 
 func testUpdate(t *testing.T, n *node, p *pod) {
@@ -115,7 +115,7 @@ func testUpdate(t *testing.T, n *node, p *pod) {
 func TestUpdatePodSandbox(t *testing.T) {
 	t.Parallel()
 	n := sharedNode(t)
-	p := n.runPod(t, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
+	p := n.runPod(t, hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
 	_, err := n.UpdatePodSandboxResources(ctx(t), &pb.UpdatePodSandboxResourcesRequest{
 		PodSandboxId: p.id, Resources: &pb.LinuxContainerResources{MemoryLimitInBytes: 200 << 20},
 	})
@@ -150,5 +150,16 @@ func TestUpdateRuntimeConfig(t *testing.T) {
 	resp, err := n.RuntimeServiceClient.Status(ctx(t), &pb.StatusRequest{Verbose: true})
 	if err != nil || !strings.Contains(resp.Info["podCIDR"], "10.200.0.0/24") {
 		t.Errorf("verbose Status() = %v, %v; want the pod CIDR", resp.GetInfo()["podCIDR"], err)
+	}
+}
+
+// A kubelet with the other cgroup driver is told so, instead of getting its pods' limits in the wrong place.
+func TestSliceWithoutSystemd(t *testing.T) {
+	t.Parallel()
+	n := sharedNode(t)
+	config := n.podConfig(hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "kubepods-besteffort-pod1.slice" })
+	_, err := n.RunPodSandbox(ctx(t), &pb.RunPodSandboxRequest{Config: config})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "cgroupDriver") {
+		t.Errorf("RunPodSandbox in a slice = %v; want InvalidArgument that names the kubelet's cgroupDriver", err)
 	}
 }
