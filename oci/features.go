@@ -31,7 +31,7 @@ func Features() *features.Features {
 			MemoryPolicy: &features.MemoryPolicy{
 				Modes: slices.Sorted(maps.Keys(sys.MempolicyModes)), Flags: slices.Sorted(maps.Keys(sys.MempolicyFlags)),
 			},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 	}
@@ -42,7 +42,7 @@ func knownMountOptions() []string {
 	var out []string
 	for name, o := range mountOptions {
 		switch o.kind {
-		case optionRemount, optionRefused, optionIDMap:
+		case optionRemount, optionRefused:
 		default:
 			out = append(out, name)
 		}

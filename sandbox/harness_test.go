@@ -218,7 +218,7 @@ func (h *host) Resolve(ref string) (*Image, error) {
 func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
 func (h *host) Release(owner string)       { h.undo("hold " + owner) }
 
-func (h *host) Rootfs(context.Context, *Container, string) (*os.File, error) {
+func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, error) {
 	f, err := os.Open("/")
 	return f, errors.Join(err, h.step("rootfs"))
 }
@@ -242,7 +242,7 @@ func (h *host) PrepareExec(_ context.Context, _ *Pod, _ *Container, e ExecSpec) 
 	return &Launch{Message: []byte(strings.Join(e.Command, " "))}, nil
 }
 
-func (h *host) PodInit(context.Context, *Pod) (*Launch, error) {
+func (h *host) PodInit(context.Context, *Pod, string) (*Launch, error) {
 	return &Launch{Message: []byte(h.initScript), CloneFlags: sys.CloneNewPID}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // Network attaches pods to networks.
@@ -28,8 +29,9 @@ type Images interface {
 	// Hold keeps an image from being collected until Release, for a container ID.
 	Hold(imageID, owner string) error
 	Release(owner string)
-	// Rootfs returns a detached mount of the container's root; dir is its own folder.
-	Rootfs(ctx context.Context, c *Container, dir string) (*os.File, error)
+	// Rootfs returns a detached mount of the container's root; dir is its own folder. The owners of files are those of
+	// the user namespace at the path userns, "" is none.
+	Rootfs(ctx context.Context, c *Container, dir, userns string) (*os.File, error)
 }
 
 // Image is what a container needs to know of its image.
@@ -49,8 +51,8 @@ type Runtime interface {
 	Prepare(ctx context.Context, p *Pod, c *Container, env Environment) (*Launch, error)
 	// PrepareExec makes what another process in a running container needs.
 	PrepareExec(ctx context.Context, p *Pod, c *Container, e ExecSpec) (*Launch, error)
-	// PodInit makes what the init of a pod's shared PID namespace needs.
-	PodInit(ctx context.Context, p *Pod) (*Launch, error)
+	// PodInit makes what the init of a pod's shared PID namespace needs; userns is the path of the pod's user namespace.
+	PodInit(ctx context.Context, p *Pod, userns string) (*Launch, error)
 	// Cleanup kills what is left in the container's cgroup and removes it; nil when gone.
 	Cleanup(ctx context.Context, p *Pod, c *Container) error
 	// CleanupPod does the same for the pod's own.
@@ -70,7 +72,7 @@ type Limits interface {
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root
-	Namespaces map[string]string // "network", "ipc", "uts" to a path, "" for the node's
+	Namespaces map[string]string // "network", "ipc", "uts", "user" to a path, "" for the node's
 	ResolvConf string            // host paths of files to be bound
 	Hostname   string
 	Hosts      string
@@ -96,10 +98,15 @@ type Launch struct {
 	// container, or (exec) of the container itself; the manager knows whose.
 	JoinPID   bool
 	OOMFile   string
+	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
 	// Release, if set, is called once the process runs or will not.
 	Release func()
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
+	UserNamespace, TimeNamespace *os.File
+	Host                         *api.HostSetup
+	Affinity                     []uint64 // CPUs to start on, as words of a mask
 }
 
 // Close closes the files of the launch.
@@ -107,7 +114,7 @@ func (l *Launch) Close() {
 	if l.Release != nil {
 		l.Release()
 	}
-	for _, f := range append(l.Files, l.Cgroup) {
+	for _, f := range append(l.Files, l.Cgroup, l.UserNamespace, l.TimeNamespace) {
 		if f != nil {
 			f.Close()
 		}

@@ -19,9 +19,11 @@ import (
 	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/payload"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/version"
 	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -91,13 +93,14 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images := newPodImages(p.store, log)
-	runtime, err := newPodRuntime(cfg, p.groups, images, log)
+	runtime, err := newPodRuntime(ctx, cfg, p.groups, images, log)
 	if err != nil {
 		return nil, err
 	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	cri.LogStreams(log)
 	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
 		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
 		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
@@ -108,18 +111,29 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg)},
+		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
+		Handlers:     []cri.Handler{handler(p.store, log)},
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
-		Info:    p.info(cfg),
+		Info:    p.info(cfg, runtime),
 	}}, nil
+}
+
+// handler is the built-in runtime, with what this kernel and the file system of the images allow.
+func handler(images *image.Store, log *slog.Logger) cri.Handler {
+	h := cri.Handler{RecursiveReadOnly: sys.HasMountSetattr()}
+	if err := images.UserNamespaces(); err != nil {
+		log.Info("no pods with user namespaces", "err", err)
+		return h
+	}
+	h.UserNamespaces = true
+	return h
 }
 
 func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podImages, runtime *podRuntime, log *slog.Logger) (*sandbox.Manager, error) {
@@ -228,7 +242,7 @@ func (p *parts) close() error {
 }
 
 // info is what a verbose Status tells beyond the CRI's fields.
-func (p *parts) info(cfg *config.Config) func() map[string]any {
+func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
 		cidrs, err := p.manager.PodCIDRs()
@@ -242,7 +256,7 @@ func (p *parts) info(cfg *config.Config) func() map[string]any {
 			"cgroups": p.groups.Mode().String(),
 			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
 			"problems": slices.Concat(
-				texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
+				runtime.problems(), texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
 		}
 	}
 }
@@ -278,6 +292,7 @@ type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
 	sysctls map[string]string
+	levels  *podLevels
 }
 
 // defaultSysctls are for pods with a network of their own. One that the client sets wins.

@@ -221,7 +221,7 @@ func (l *launch) prepare() error {
 	if err != nil {
 		return err
 	}
-	l.flags.Message.CgroupTasks = group.TaskFiles()
+	l.flags.EnterCgroup(group.TaskFiles())
 	l.flags.Message.Process.KeepKeyring = l.o.KeepKeyring
 	if groups.Mode() == cgroup.V2 {
 		if l.how.Cgroup, err = l.keep(group.Dir()); err != nil {
@@ -258,9 +258,8 @@ func (l *launch) fill() (err error) {
 			return fmt.Errorf("linux.namespaces: pid: %w", err)
 		}
 	}
-	if l.flags.UserNamespace != "" || len(l.flags.UIDMappings) > 0 {
-		return &oci.UnsupportedError{Field: "linux.namespaces", Reason: "a user namespace"}
-	}
+	l.how.Affinity = l.flags.Affinity
+	l.how.UserNamespace, l.how.TimeNamespace, l.how.Host = l.flags.UserNamespace, l.flags.TimeNamespace, l.flags.Host
 	encoded, err := initmsg.Encode(l.flags.Message)
 	if err != nil {
 		return err
