@@ -186,7 +186,7 @@ func report(cases []benchCase, peers []peer, all map[string][]result) {
 					v = append(v, f(r))
 				}
 				slices.Sort(v)
-				return v[len(v)/2]
+				return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 			}
 			wall := func(r result) float64 { return r.wall.Seconds() }
 			synced := func(r result) float64 { return r.synced.Seconds() }
