@@ -114,6 +114,14 @@ func isBind(m *specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
+// dataOptions are settings of the file systems that containers usually have. mount(2) ignores them for a bind mount, and
+// so do they who write one option list for both.
+var dataOptions = []string{"gid=", "mode=", "nr_blocks=", "nr_inodes=", "ptmxmode=", "size=", "uid="}
+
+func isData(option string) bool {
+	return slices.ContainsFunc(dataOptions, func(d string) bool { return strings.HasPrefix(option, d) })
+}
+
 // mount translates one entry.
 func (c *compiler) mount(field string, m *specs.Mount) error {
 	out := initmsg.Mount{File: initmsg.NoFile, Target: path.Join("/", m.Destination)}
@@ -124,6 +132,9 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		name := index(field+".options", j)
 		if !known {
 			if bind {
+				if isData(o) {
+					continue
+				}
 				return fieldf(name, "unknown option %q for a bind mount", o)
 			}
 			out.Options = append(out.Options, o)
