@@ -17,7 +17,7 @@ UNITDIR  ?= /etc/systemd/system
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all validate-oci test-vm demo lint fuzz bench bench-pod critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all validate-oci test-vm demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,12 @@ bench: ## run the benchmarks
 
 bench-pod: build ## measure starts, execs, stops and memory over the CRI, in ms and MiB (ENDPOINTS="name=socket ..." for others)
 	hack/bench/run.sh $(ENDPOINTS)
+
+bench-runtime: build ## measure the low-level runtime against crun and runc, where they are installed (ROUNDS)
+	hack/bench/runtime.sh
+
+bench-pull: ## measure pulls from a registry on this machine, and those of containerd, podman and skopeo (needs root; FLAGS)
+	hack/benchpull/run.sh $(FLAGS)
 
 tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done

@@ -296,6 +296,7 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 	c.msg.Mounts = append(c.msg.Mounts, initmsg.Mount{
 		FSType: "tmpfs", Source: "tmpfs", Target: target, File: initmsg.NoFile,
 		AttrSet: set &^ sys.MountAttrReadonly, Options: []string{"mode=755", "size=64k"},
+		ReadonlyAtEnd: set&sys.MountAttrReadonly != 0,
 	})
 	for _, h := range c.opt.Cgroups.Hierarchies {
 		dirs := []string{h.Name}
@@ -320,8 +321,5 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 			}
 			add(x)
 		}
-	}
-	if set&sys.MountAttrReadonly != 0 {
-		c.readonlyCgroup = target
 	}
 }

@@ -13,23 +13,30 @@ import (
 // CgroupPath names a container's control group: below the parent that the client named, which the kubelet sizes and
 // removes, else below a group of the pod's own. With systemd it is a scope of that slice (see cgroup.Unit).
 func (r *Runtime) CgroupPath(pod *workload.Pod, podID, containerID string) string {
-	if r.cfg.SystemdCgroup {
-		return r.PodCgroup(pod, podID) + ":cri-shim:" + containerID
+	parent := r.PodCgroup(pod, podID)
+	if cgroup.IsUnit(parent) {
+		return parent + ":cri-shim:" + containerID
 	}
-	return path.Join(r.PodCgroup(pod, podID), containerID)
+	return path.Join(parent, containerID)
 }
 
-// PodCgroup names the group of a pod's groups.
+// PodCgroup names the group of a pod's groups. A pod keeps the one it has when cgroup_driver is changed: its parent's form
+// says whose it is, and without a parent what is there.
 func (r *Runtime) PodCgroup(pod *workload.Pod, podID string) string {
 	switch {
-	case r.cfg.SystemdCgroup && pod.CgroupParent != "":
-		return path.Base(pod.CgroupParent) // the kubelet names the slice; its path follows from that
-	case r.cfg.SystemdCgroup:
-		return "crishim-" + podID + ".slice" // a dash more would be a slice more
+	case cgroup.IsUnit(pod.CgroupParent): // the kubelet names the slice; its path follows from that
+		return pod.CgroupParent
 	case pod.CgroupParent != "":
 		return path.Join("/", pod.CgroupParent)
 	}
-	return path.Join("/cri-shim", podID)
+	name, other := path.Join("/cri-shim", podID), "crishim-"+podID+".slice" // a dash more would be a slice more
+	if r.cfg.SystemdCgroup {
+		name, other = other, name
+	}
+	if _, err := r.cgroups.Open(other); err == nil {
+		return other
+	}
+	return name
 }
 
 // PodInitCgroup is the group of a pod's init, beside those of its containers.
@@ -86,14 +93,12 @@ func (r *Runtime) CheckCgroupParent(parent string) error {
 	if parent == "" {
 		return nil
 	}
-	slice := cgroup.IsUnit(path.Base(parent))
+	u, err := cgroup.ParseUnit(parent)
+	slice := err == nil && u.Name == ""
 	switch {
-	case r.cfg.SystemdCgroup:
-		u, err := cgroup.ParseUnit(path.Base(parent))
-		if err != nil || u.Name != "" {
-			return fieldf("cgroup_parent", "%q is no slice, but cgroup_driver is systemd: the kubelet's cgroupDriver must be systemd too", parent)
-		}
-	case slice && path.Dir(path.Join("/", parent)) == "/":
+	case r.cfg.SystemdCgroup && !slice:
+		return fieldf("cgroup_parent", "%q is no slice, but cgroup_driver is systemd: the kubelet's cgroupDriver must be systemd too", parent)
+	case !r.cfg.SystemdCgroup && cgroup.IsUnit(parent):
 		return fieldf("cgroup_parent", "%q is a slice of systemd's, but cgroup_driver is cgroupfs: the kubelet's cgroupDriver must be cgroupfs too", parent)
 	}
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 )
 
 // undoTimeout bounds the removal of a group in which nothing has run yet.
@@ -90,9 +91,10 @@ type Prepared struct {
 	Spec    *specs.Spec
 	User    workload.User
 	Group   *cgroup.Group
-	// OOMFile and KillGroup are for the supervisor (sandbox/api.Launch). KillGroup is set where the end of the first
-	// process does not end the others.
+	// OOMFile, OOMParent and KillGroup are for the supervisor (sandbox/api.Launch). KillGroup is set where the end of the
+	// first process does not end the others.
 	OOMFile   string
+	OOMParent string
 	KillGroup []string
 	CgroupFD  *os.File // cgroup v2: for CLONE_INTO_CGROUP, else nil
 	Relabel   []string
@@ -167,6 +169,9 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
+	if err := r.relabel(ctx, b); err != nil {
+		return nil, err
+	}
 	opt, err := r.options(&p)
 	if err != nil {
 		return nil, err
@@ -195,9 +200,33 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	return out, nil
 }
 
+// relabel gives the volumes that the client wants relabelled the container's label. They may be large and on storage that
+// hangs, so it is not waited for longer than ctx.
+func (r *Runtime) relabel(ctx context.Context, b *Built) error {
+	if !r.host.SELinux || len(b.Relabel) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		for _, path := range b.Relabel {
+			if err := selinux.Relabel(path, b.Spec.Linux.MountLabel); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("relabel volumes %v: %w", b.Relabel, context.Cause(ctx))
+	}
+}
+
 // attachGroup fills in what the supervisor needs of the group.
 func (r *Runtime) attachGroup(p *Prepared) error {
-	p.OOMFile = p.Group.OOMFile()
+	p.OOMFile, p.OOMParent = p.Group.OOMFile(), p.Group.OOMParent()
 	if tasks := p.Group.TaskFiles(); len(tasks) > 0 {
 		p.KillGroup = []string{path.Dir(tasks[0])}
 		return nil

@@ -255,7 +255,8 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		return 0, nil, err
 	}
 	defer message.Close()
-	how.CloneFlags, how.OOMFile, how.KillGroup, how.Host, how.Affinity = l.CloneFlags, l.OOMFile, l.KillGroup, l.Host, l.Affinity
+	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
+	how.Host, how.Affinity = l.Host, l.Affinity
 	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)

@@ -98,6 +98,7 @@ type Launch struct {
 	// container, or (exec) of the container itself; the manager knows whose.
 	JoinPID   bool
 	OOMFile   string
+	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
 	// Started, if any, runs once the workload is executed; an error ends the container.

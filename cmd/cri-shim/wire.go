@@ -23,6 +23,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/version"
 	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -92,13 +93,14 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images := newPodImages(p.store, log)
-	runtime, err := newPodRuntime(cfg, p.groups, images, log)
+	runtime, err := newPodRuntime(ctx, cfg, p.groups, images, log)
 	if err != nil {
 		return nil, err
 	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	cri.LogStreams(log)
 	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
 		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
 		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
@@ -109,7 +111,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg)},
+		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Streams:      p.streams,
@@ -119,7 +121,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
-		Info:    p.info(cfg),
+		Info:    p.info(cfg, runtime),
 	}}, nil
 }
 
@@ -240,7 +242,7 @@ func (p *parts) close() error {
 }
 
 // info is what a verbose Status tells beyond the CRI's fields.
-func (p *parts) info(cfg *config.Config) func() map[string]any {
+func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
 		cidrs, err := p.manager.PodCIDRs()
@@ -254,7 +256,7 @@ func (p *parts) info(cfg *config.Config) func() map[string]any {
 			"cgroups": p.groups.Mode().String(),
 			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
 			"problems": slices.Concat(
-				texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
+				runtime.problems(), texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
 		}
 	}
 }
@@ -290,6 +292,7 @@ type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
 	sysctls map[string]string
+	levels  *podLevels
 }
 
 // defaultSysctls are for pods with a network of their own. One that the client sets wins.

@@ -58,7 +58,7 @@ func (i *podImages) Release(owner string) {
 
 // Rootfs implements sandbox.Images.
 func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir, userns string) (*os.File, error) {
-	return i.rootfs(ctx, c.ImageID, dir, userns, image.RootfsOptions{})
+	return i.rootfs(ctx, c.ImageID, dir, userns, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
 }
 
 func (i *podImages) rootfs(ctx context.Context, id, dir, userns string, o image.RootfsOptions) (_ *os.File, err error) {

@@ -24,5 +24,13 @@ func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, err
 		with.Sysctls = sysctls
 		cfg = &with
 	}
-	return d.Manager.RunPod(ctx, cfg)
+	cfg, err := d.levels.pod(cfg)
+	if err != nil {
+		return "", err
+	}
+	id, err := d.Manager.RunPod(ctx, cfg)
+	if err != nil && ctx.Err() == nil { // else it may go on
+		d.levels.released(cfg, d.Pods())
+	}
+	return id, err
 }

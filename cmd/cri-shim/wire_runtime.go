@@ -16,6 +16,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci"
+	"github.com/cri-shim/cri-shim/oci/apparmor"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
 	"github.com/cri-shim/cri-shim/sandbox/api"
@@ -31,9 +32,11 @@ type podRuntime struct {
 	images *podImages
 	specs  *specStore
 	log    *slog.Logger
+	// problem is what the node's configuration asks for and the node has not; nil is none.
+	problem error
 }
 
-func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
+func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
 	staging := filepath.Join(cfg.State, "staging")
 	if err := os.MkdirAll(staging, 0o700); err != nil {
 		return nil, err
@@ -42,15 +45,39 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
+	profile, problem := defaultAppArmor(ctx, cfg.ApparmorProfile)
+	if problem != nil {
+		log.Warn("RuntimeDefault does not confine containers by AppArmor", "err", problem)
+	}
 	r, err := oci.New(groups, oci.Config{
 		SystemdCgroup: cfg.CgroupDriver == "systemd",
-		Staging:       staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
+		Staging:       staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: profile,
 		Rlimits: rlimits(cfg.DefaultUlimits), PidsLimit: cfg.PidsLimit,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, images: images, specs: specs, log: log}, nil
+	return &podRuntime{oci: r, images: images, specs: specs, log: log, problem: problem}, nil
+}
+
+// problems is for the verbose status.
+func (r *podRuntime) problems() []string {
+	if r.problem == nil {
+		return nil
+	}
+	return []string{r.problem.Error()}
+}
+
+// defaultAppArmor loads the profile that RuntimeDefault stands for. A node that has AppArmor but not the profile runs
+// containers without it, and says so here and in its verbose status.
+func defaultAppArmor(ctx context.Context, name string) (profile string, problem error) {
+	if name == "" || !apparmor.Enabled() {
+		return "", nil
+	}
+	if err := apparmor.Ensure(ctx, name); err != nil {
+		return "", fmt.Errorf("apparmor_profile: %w", err)
+	}
+	return name, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
@@ -126,7 +153,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 func launch(p *oci.Prepared) *sandbox.Launch {
 	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
-		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup, Release: p.Release,
+		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
 	if p.UserNamespace != nil {

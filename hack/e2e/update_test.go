@@ -39,7 +39,7 @@ func wantLimits(t *testing.T, when string, got, want map[string]string) {
 func TestCrictlUpdate(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
-	testUpdate(t, n, n.runPod(t))
+	testUpdate(t, n, n.runPod(t, hostNetwork))
 }
 
 func testUpdate(t *testing.T, n *node, p *pod) {
@@ -115,7 +115,7 @@ func testUpdate(t *testing.T, n *node, p *pod) {
 func TestUpdatePodSandbox(t *testing.T) {
 	t.Parallel()
 	n := sharedNode(t)
-	p := n.runPod(t, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
+	p := n.runPod(t, hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
 	_, err := n.UpdatePodSandboxResources(ctx(t), &pb.UpdatePodSandboxResourcesRequest{
 		PodSandboxId: p.id, Resources: &pb.LinuxContainerResources{MemoryLimitInBytes: 200 << 20},
 	})

@@ -32,7 +32,7 @@ type Config struct {
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
 
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
-	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. Empty: none, such containers are not confined by AppArmor."`
+	ApparmorProfile string   `toml:"apparmor_profile" doc:"AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. cri-shim-default is made and loaded when the daemon starts, which takes apparmor_parser; another must be loaded by then. Without it, or if empty, such containers are not confined by AppArmor."`
 	PidsLimit       int64    `toml:"pids_limit" doc:"Processes and threads that one container may have. 0: no limit but the pod's, which the kubelet sets (podPidsLimit)."`
 	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
 
@@ -64,6 +64,7 @@ func Default() Config {
 		Listen:                  "/run/cri-shim/cri-shim.sock",
 		LogLevel:                "info",
 		LogFormat:               "text",
+		ApparmorProfile:         "cri-shim-default",
 		PodsPerSupervisor:       32,
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",

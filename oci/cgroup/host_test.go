@@ -386,6 +386,25 @@ func TestDevices(t *testing.T) {
 	})
 }
 
+// A program that was replaced must not stay beside the new one, however often that happens.
+func TestDeviceProgramsDoNotPileUp(t *testing.T) {
+	eachHost(t, []string{"devices"}, func(t *testing.T, h *Host) {
+		if h.mode != V2 {
+			t.Skip("cgroup v2 only: v1 has lists")
+		}
+		g := mustCreate(t, h, testPath(t, h)+"/c", &specs.LinuxResources{Devices: DefaultDevices()})
+		for i := range 100 {
+			extra := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(200)), Minor: ptr(int64(i)), Access: "rw"}
+			if err := g.Update(t.Context(), &specs.LinuxResources{Devices: append(DefaultDevices(), extra)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := programCount(t, g); n != 1 {
+			t.Errorf("%d device programs after 100 updates; want 1", n)
+		}
+	})
+}
+
 func programCount(t *testing.T, g *Group) int {
 	t.Helper()
 	dir, err := g.host.primary.root.ReadableDir(g.rel)

@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -116,26 +114,6 @@ func checkFiles(t *testing.T, g *Group, when string, want map[string]string) {
 	}
 }
 
-// ourPrograms counts the device programs of ours on a group.
-func ourPrograms(t *testing.T, g *Group) (ours, all int) {
-	t.Helper()
-	dir, err := g.host.primary.root.ReadableDir(g.rel)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer dir.Close()
-	ps, err := attachedPrograms(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAll(ps)
-	res, err := link.QueryPrograms(link.QueryOptions{Target: int(dir), Attach: ebpf.AttachCGroupDevice})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(ps), len(res.Programs)
-}
-
 func TestSystemdScope(t *testing.T) {
 	h := systemdHost(t)
 	name := testScope(t, h)
@@ -220,8 +198,8 @@ func TestSystemdScope(t *testing.T) {
 	if got := k.ask("r /dev/kmsg"); got != "ok" {
 		t.Errorf("open /dev/kmsg after daemon-reload = %s; want ok", got)
 	}
-	if ours, _ := ourPrograms(t, g); ours != 1 {
-		t.Errorf("%d device programs of ours; want 1", ours)
+	if n := programCount(t, g); n != 1 {
+		t.Errorf("%d device programs of ours; want 1", n)
 	}
 
 	if err := h.Remove(t.Context(), name); err != nil {

@@ -1,8 +1,12 @@
 package cgroup
 
 import (
+	"context"
+	"errors"
+	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -72,6 +76,29 @@ func TestSystemdNeedsV2(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "needs cgroup v2") {
 		t.Errorf("Create on v1 = %v; want an error that says that it needs v2", err)
 	}
+}
+
+// A machine without systemd is told so at once, not after all retries.
+func TestConnectSystemd(t *testing.T) {
+	if _, err := os.Stat("/run/systemd/private"); err == nil {
+		t.Skip("this machine has systemd")
+	}
+	h := &Host{mode: V2, systemd: newSystemd()}
+	begun := time.Now()
+	err := h.ConnectSystemd(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "/run/systemd/private") {
+		t.Errorf("ConnectSystemd = %v; want an error that names systemd's socket", err)
+	}
+	if took := time.Since(begun); took > systemdTimeout/2 {
+		t.Errorf("ConnectSystemd took %v", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 250*time.Millisecond)
+	defer cancel()
+	err = h.systemd.stop(ctx, "none.scope")
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "stop none.scope") || !strings.Contains(err.Error(), "/run/systemd/private") {
+		t.Errorf("stop = %v; want a deadline, and what was tried", err)
+	}
+	h.systemd.close()
 }
 
 func TestProperties(t *testing.T) {

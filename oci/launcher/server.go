@@ -14,6 +14,9 @@ import (
 // Server forks inits from one that is already started (see initproc's server). Without it, or where it cannot
 // serve, each is started anew. The zero value does that; Warm starts the server.
 type Server struct {
+	// Lost is called, in a goroutine of its own, when a server is found to have ended. It may be nil.
+	Lost func()
+
 	mu   sync.Mutex
 	conn *sys.Caller // nil without a server
 }
@@ -168,4 +171,7 @@ func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 func (s *Server) drop() {
 	s.conn.Close()
 	s.conn = nil
+	if s.Lost != nil {
+		go s.Lost()
+	}
 }

@@ -82,6 +82,8 @@ type Launch struct {
 	ExitFile string `json:"exit_file,omitempty"`
 	// OOMFile holds the cgroup's oom_kill counter.
 	OOMFile string `json:"oom_file,omitempty"`
+	// OOMParent is the same of the cgroup above, for a cgroup that another (systemd) may remove at any time.
+	OOMParent string `json:"oom_parent,omitempty"`
 	// KillGroup are cgroup directories whose processes are killed when the process has ended:
 	// for a container without a PID namespace of its own. On cgroup v2 the one directory.
 	KillGroup []string `json:"kill_group,omitempty"`

@@ -135,6 +135,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 		return nil, &api.Error{Stage: "launch", Text: "no log file"}
 	}
 	p := &process{id: id, launch: *l, started: make(chan struct{})}
+	p.oomBase, _ = oomCount(l.OOMParent)
 	if l.Logged {
 		p.log = &logFile{file: fs.log}
 	}

@@ -67,6 +67,7 @@ func Run(cfg Config) error {
 	signal.Notify(children, syscall.SIGCHLD)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	go s.accept()
+	s.inits.Lost = s.warm
 	go s.warm()
 	for {
 		select {
@@ -152,6 +153,7 @@ func (s *Supervisor) signal(id string, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.processes[id]; p != nil {
+		p.killed = p.killed || n == int(syscall.SIGKILL)
 		return p.signal(n)
 	}
 	if l := s.pending[id]; l != nil && n == int(syscall.SIGKILL) {
