@@ -28,9 +28,9 @@ ifneq ($(wildcard cmd/cri-shim-oci),)
 	$(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 endif
 
-# The two programs that cri-shim embeds.
+# The programs that cri-shim embeds.
 payload:
-	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init ./cmd/cri-shim-classes
 
 install: build ## install cri-shim and its systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
 	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim

@@ -26,6 +26,7 @@ const (
 // adminServer is what grpc checks a registered service against.
 type adminServer interface {
 	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	devicesInUse(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	importImages(stream grpc.ServerStream) error
 	exportImages(stream grpc.ServerStream) error
 }
@@ -34,22 +35,10 @@ type adminServer interface {
 var adminDesc = grpc.ServiceDesc{
 	ServiceName: adminName,
 	HandlerType: (*adminServer)(nil),
-	Methods: []grpc.MethodDesc{{
-		MethodName: "Timeline",
-		Handler: func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-			in := new(wrapperspb.BytesValue)
-			if err := dec(in); err != nil {
-				return nil, err
-			}
-			handler := func(ctx context.Context, req any) (any, error) {
-				return srv.(adminServer).timeline(ctx, req.(*wrapperspb.BytesValue))
-			}
-			if interceptor == nil {
-				return handler(ctx, in)
-			}
-			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: adminTimeline}, handler)
-		},
-	}},
+	Methods: []grpc.MethodDesc{
+		{MethodName: "Timeline", Handler: unary(adminTimeline, adminServer.timeline)},
+		{MethodName: "Devices", Handler: unary(adminDevices, adminServer.devicesInUse)},
+	},
 	Streams: []grpc.StreamDesc{{
 		StreamName:    "ImportImages",
 		ClientStreams: true,
@@ -66,6 +55,7 @@ func registerAdmin(s *grpc.Server, a *adminService) { s.RegisterService(&adminDe
 type adminService struct {
 	runtime  Runtime
 	archives Archives
+	devices  func() ([]DeviceUse, error)
 }
 
 // importImages reads an archive from the client's stream and answers with the names in it.

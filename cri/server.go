@@ -28,13 +28,15 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives, Info and those with a default are needed.
+// Options are what the services are made of. All but Archives, Devices, Info and those with a default are needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
 	Archives Archives // nil: image import and export are unimplemented
 	Handlers []Handler
 	Features Features
+	// Devices tells what running containers have; nil: the call is unimplemented.
+	Devices func() ([]DeviceUse, error)
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".
 	CgroupDriver string
 	// MaxRequest is the largest request taken, in bytes; 0 is 16 MiB.
@@ -65,7 +67,7 @@ func NewServer(o Options) *grpc.Server {
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
 	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
-	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, devices: o.Devices})
 	return s
 }
 

@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type Config struct {
 	Rlimits []specs.POSIXRlimit
 	// PidsLimit of each container; 0 is none.
 	PidsLimit int64
+	// ResctrlRoot is where resctrl is mounted; "" is /sys/fs/resctrl.
+	ResctrlRoot string
 	// PathTimeout bounds the look at a volume's host path; 0 is 10 seconds.
 	PathTimeout time.Duration
 }
@@ -126,6 +129,7 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 		return err
 	}
 	opt := r.options(&p)
+	opt.HostNodes, opt.RootFiles = b.HostNodes, b.Files
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -151,7 +155,7 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	opt := r.options(&p)
-	opt.CgroupTasks = out.Group.TaskFiles()
+	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err
 	}
@@ -160,6 +164,14 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	}
 	if err := r.attachGroup(out); err != nil {
 		return nil, err
+	}
+	// Last: Remove takes it away, and Undo need not.
+	if rdt, err := parseResctrl(b.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, p.ContainerID); err != nil {
+		return nil, err
+	} else if rdt != nil {
+		if err := rdt.make(); err != nil {
+			return nil, err
+		}
 	}
 	// The first process of a PID namespace takes the others with it.
 	if p.Namespaces.PID == PIDOwn {
@@ -184,7 +196,7 @@ func (r *Runtime) attachGroup(p *Prepared) error {
 }
 
 func (r *Runtime) options(p *Params) Options {
-	opt := Options{Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
+	opt := Options{ResctrlRoot: r.cfg.ResctrlRoot, Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
 	opt.Cgroups.Group = p.CgroupPath
 	if p.RootPath == "" {
 		opt.Root = p.Root
@@ -280,8 +292,19 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 			return nil, err
 		}
 	}
+	tasks := group.TaskFiles()
+	if e.Spec.Linux != nil {
+		rdt, err := parseResctrl(e.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, e.ContainerID)
+		if err != nil {
+			CloseNamespaces(files)
+			return nil, err
+		}
+		if rdt != nil {
+			tasks = append(slices.Clip(tasks), rdt.tasks())
+		}
+	}
 	out.Launch, err = CompileExec(e.Spec, ExecProcess(e.Spec, e.Command, e.Terminal), ExecState{
-		PID: e.PID, Namespaces: files, CgroupTasks: group.TaskFiles(), Seccomp: r.profiles.compile, ID: e.ContainerID,
+		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID,
 	})
 	if err != nil {
 		CloseNamespaces(files)
@@ -348,4 +371,9 @@ func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, er
 		return nil, err
 	}
 	return g.Stats()
+}
+
+// RemoveResctrl removes what a container had of its own in resctrl; nil when it is gone, or never was.
+func (r *Runtime) RemoveResctrl(containerID string) error {
+	return removeResctrl(cmp.Or(r.cfg.ResctrlRoot, resctrlRoot), containerID)
 }

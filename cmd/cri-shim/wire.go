@@ -102,13 +102,25 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		Runtime:      podDefaults{p.manager, defaultSysctls(cfg)},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
-		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
+		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
+		Handlers:     handlers(cfg),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
 		Info:    p.info(cfg),
 	}}, nil
+}
+
+// handlers are the built-in runtime's names.
+func handlers(cfg *config.Config) []cri.Handler {
+	out := []cri.Handler{{RecursiveReadOnly: true}}
+	for _, name := range cfg.BuiltinHandlers {
+		h := out[0]
+		h.Name = name
+		out = append(out, h)
+	}
+	return out
 }
 
 func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podImages, runtime *podRuntime, log *slog.Logger) (*sandbox.Manager, error) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/gpu"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -26,10 +27,12 @@ const joinedLater = "/proc/self/ns/pid"
 
 // podRuntime is sandbox.Runtime over the built-in runtime.
 type podRuntime struct {
-	oci    *oci.Runtime
-	images *podImages
-	specs  *specStore
-	log    *slog.Logger
+	oci     *oci.Runtime
+	images  *podImages
+	specs   *specStore
+	devices *gpu.Registry
+	classes classes
+	log     *slog.Logger
 }
 
 func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
@@ -48,7 +51,11 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, images: images, specs: specs, log: log}, nil
+	classes, err := newClasses(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &podRuntime{oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log}, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
@@ -61,9 +68,6 @@ func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
 
 // Check implements sandbox.Runtime.
 func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
-	for i, name := range c.Config.CDIDevices {
-		return fmt.Errorf("%w: config.CDI_devices[%d].name: %q: this version has no CDI devices", sandbox.ErrInvalid, i, name)
-	}
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
@@ -139,6 +143,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	case workload.ModePod, workload.ModeTarget, "":
 		params.Namespaces.PID, params.Namespaces.PIDPath = oci.PIDJoin, joinedLater
 	}
+	params.Edit = r.edit(p, c, env.Root)
 	for at, dir := range env.Volumes {
 		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: dir})
 	}
@@ -182,7 +187,8 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Laun
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	return errors.Join(r.oci.Remove(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	return errors.Join(r.oci.Remove(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
+		r.oci.RemoveResctrl(c.ID))
 }
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.
@@ -198,7 +204,7 @@ func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
 // runtimeError gives an error of the runtime its kind.
 func runtimeError(err error) error {
 	var field *oci.FieldError
-	if errors.As(err, &field) {
+	if errors.As(err, &field) || errors.Is(err, gpu.ErrDevice) {
 		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	}
 	return err

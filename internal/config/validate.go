@@ -29,10 +29,22 @@ func Validate(c Config) Problems {
 	v.platform(c.ImagePlatform)
 	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
+	for _, name := range c.GPUDriverCapabilities {
+		v.oneOf("gpu_driver_capabilities", name, driverCapabilities...)
+	}
+	for _, name := range c.BuiltinHandlers {
+		v.check("builtin_handlers", handlerPattern.MatchString(name), "%q is not a RuntimeClass handler (a DNS label)", name)
+	}
 	v.sizes(c)
 	v.durations(c)
 	return v.problems
 }
+
+// driverCapabilities are those of NVIDIA_DRIVER_CAPABILITIES.
+var driverCapabilities = []string{"compute", "compat32", "graphics", "utility", "video", "display", "ngx"}
+
+// handlerPattern is Kubernetes' (RuntimeClass.handler).
+var handlerPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 type validator struct{ problems Problems }
 
@@ -57,14 +69,20 @@ func (v *validator) paths(c Config) {
 	} {
 		v.path(path.key, path.value)
 	}
-	if c.SeccompProfile != "" {
-		v.path("seccomp_profile", c.SeccompProfile)
+	for _, path := range []struct{ key, value string }{
+		{"seccomp_profile", c.SeccompProfile}, {"rdt_config_file", c.RDTConfigFile}, {"blockio_config_file", c.BlockioConfigFile},
+		{"gpu_driver_root", c.GPUDriverRoot}, {"gpu_device_root", c.GPUDeviceRoot},
+	} {
+		if path.value != "" {
+			v.path(path.key, path.value)
+		}
 	}
 	for _, list := range []struct {
 		key    string
 		values []string
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
+		{"cdi_spec_dirs", c.CDISpecDirs},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)
