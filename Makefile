@@ -22,11 +22,9 @@ FUZZTIME ?= 20s
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: payload ## build bin/cri-shim, the one file to install
+build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-oci, which is called as runc is
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
-ifneq ($(wildcard cmd/cri-shim-oci),)
-	$(GOBUILD) -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
-endif
+	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 
 # The programs that cri-shim embeds.
 payload:
@@ -47,6 +45,8 @@ test-unit: ## the tests as an unprivileged user; those that need root are skippe
 test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs root and qemu)
 	hack/vm/test.sh
 
+# Where make test kills a pull 12 times.
+test-all: export TEST_KILL_ROUNDS ?= 200
 test-all: test critest test-vm ## test, critest and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -12,12 +13,13 @@ import (
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
-// The administration service answers what the CRI has no words for: images as archives
-// and where the time of an operation went. Its messages are google.protobuf.BytesValue,
+// The administration service answers what the CRI has no words for: images as archives,
+// from where an image would come, and where the time of an operation went. Its messages are google.protobuf.BytesValue,
 // holding JSON or a part of an archive; there is no schema to generate.
 const (
 	adminName         = "crishim.admin.v1.Admin"
 	adminTimeline     = "/" + adminName + "/Timeline"
+	adminImageWhy     = "/" + adminName + "/ImageWhy"
 	adminImportImages = "/" + adminName + "/ImportImages"
 	adminExportImages = "/" + adminName + "/ExportImages"
 	archiveChunk      = 256 << 10 // bytes of an archive in one message
@@ -27,6 +29,7 @@ const (
 type adminServer interface {
 	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	devicesInUse(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	imageWhy(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	importImages(stream grpc.ServerStream) error
 	exportImages(stream grpc.ServerStream) error
 }
@@ -36,8 +39,9 @@ var adminDesc = grpc.ServiceDesc{
 	ServiceName: adminName,
 	HandlerType: (*adminServer)(nil),
 	Methods: []grpc.MethodDesc{
-		{MethodName: "Timeline", Handler: unary(adminTimeline, adminServer.timeline)},
-		{MethodName: "Devices", Handler: unary(adminDevices, adminServer.devicesInUse)},
+		adminMethod(adminTimeline, adminServer.timeline),
+		adminMethod(adminImageWhy, adminServer.imageWhy),
+		adminMethod(adminDevices, adminServer.devicesInUse),
 	},
 	Streams: []grpc.StreamDesc{{
 		StreamName:    "ImportImages",
@@ -50,12 +54,33 @@ var adminDesc = grpc.ServiceDesc{
 	}},
 }
 
+// adminMethod is a call of one message for one message.
+func adminMethod(name string, call func(adminServer, context.Context, *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)) grpc.MethodDesc {
+	return grpc.MethodDesc{
+		MethodName: path.Base(name),
+		Handler: func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
+			in := new(wrapperspb.BytesValue)
+			if err := dec(in); err != nil {
+				return nil, err
+			}
+			handler := func(ctx context.Context, req any) (any, error) {
+				return call(srv.(adminServer), ctx, req.(*wrapperspb.BytesValue))
+			}
+			if interceptor == nil {
+				return handler(ctx, in)
+			}
+			return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: name}, handler)
+		},
+	}
+}
+
 func registerAdmin(s *grpc.Server, a *adminService) { s.RegisterService(&adminDesc, a) }
 
 type adminService struct {
-	runtime  Runtime
-	archives Archives
-	devices  func() ([]DeviceUse, error)
+	runtime   Runtime
+	archives  Archives
+	explainer Explainer
+	devices   func() ([]DeviceUse, error)
 }
 
 // importImages reads an archive from the client's stream and answers with the names in it.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
 
@@ -57,22 +56,4 @@ func (c *AdminClient) DevicesInUse(ctx context.Context) ([]DeviceUse, error) {
 		return nil, fmt.Errorf("devices: %w", err)
 	}
 	return uses, nil
-}
-
-// unary is the handler of a call that takes and returns bytes.
-func unary(method string, call func(adminServer, context.Context, *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error),
-) func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-	return func(srv any, ctx context.Context, dec func(any) error, interceptor grpc.UnaryServerInterceptor) (any, error) {
-		in := new(wrapperspb.BytesValue)
-		if err := dec(in); err != nil {
-			return nil, err
-		}
-		handler := func(ctx context.Context, req any) (any, error) {
-			return call(srv.(adminServer), ctx, req.(*wrapperspb.BytesValue))
-		}
-		if interceptor == nil {
-			return handler(ctx, in)
-		}
-		return interceptor(ctx, in, &grpc.UnaryServerInfo{Server: srv, FullMethod: method}, handler)
-	}
 }

@@ -2,10 +2,12 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -27,8 +29,10 @@ type fakeRuntime struct {
 	containers []*sandbox.Container
 	fail       error // returned by calls that change something
 	exec       func(ctx context.Context, timeout time.Duration) (*sandbox.ExecResult, error)
+	stream     func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
 	stopped    map[string]time.Duration
 	panics     bool
+	cidrs      []netip.Prefix
 }
 
 func (r *fakeRuntime) RunPod(_ context.Context, cfg *workload.Pod) (string, error) {
@@ -55,6 +59,27 @@ func (r *fakeRuntime) StopPod(_ context.Context, id string) error {
 
 func (r *fakeRuntime) RemovePod(_ context.Context, id string) error {
 	r.pods = slices.DeleteFunc(r.pods, func(p *sandbox.Pod) bool { return p.ID == id })
+	return r.fail
+}
+
+func (r *fakeRuntime) UpdateContainer(_ context.Context, id string, change *workload.Resources) error {
+	c, err := r.Container(id)
+	if err == nil && r.fail == nil {
+		c.Resources = change
+	}
+	return errors.Join(err, r.fail)
+}
+
+func (r *fakeRuntime) UpdatePod(_ context.Context, id string, overhead, resources *workload.Resources) error {
+	p, err := r.Pod(id)
+	if err == nil && r.fail == nil {
+		p.Overhead, p.Resources = overhead, resources
+	}
+	return errors.Join(err, r.fail)
+}
+
+func (r *fakeRuntime) SetPodCIDRs(cidrs []netip.Prefix) error {
+	r.cidrs = cidrs
 	return r.fail
 }
 
@@ -143,6 +168,19 @@ func (r *fakeRuntime) ExecSync(ctx context.Context, id string, _ []string, timeo
 func (r *fakeRuntime) ReopenLog(_ context.Context, id string) error {
 	_, err := r.Container(id)
 	return err
+}
+
+func (r *fakeRuntime) Exec(ctx context.Context, _ string, cmd []string, s sandbox.Streams) (int, error) {
+	return r.stream(ctx, cmd, s)
+}
+
+func (r *fakeRuntime) Attach(ctx context.Context, _ string, s sandbox.Streams) error {
+	_, err := r.stream(ctx, nil, s)
+	return err
+}
+
+func (r *fakeRuntime) DialPod(ctx context.Context, _ string, port uint16) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))
 }
 
 func (r *fakeRuntime) Conditions(context.Context) []sandbox.Condition {

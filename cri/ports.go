@@ -3,6 +3,8 @@ package cri
 import (
 	"context"
 	"io"
+	"net"
+	"net/netip"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -39,6 +41,21 @@ type Processes interface {
 	// ExecSync fails with context.DeadlineExceeded after timeout; 0 is no timeout.
 	ExecSync(ctx context.Context, id string, cmd []string, timeout time.Duration) (*sandbox.ExecResult, error)
 	ReopenLog(ctx context.Context, id string) error
+	// Exec returns the exit code; when ctx ends, so does the command.
+	Exec(ctx context.Context, id string, cmd []string, s sandbox.Streams) (code int, err error)
+	// Attach returns when the container or ctx ends.
+	Attach(ctx context.Context, id string, s sandbox.Streams) error
+	// DialPod connects to a TCP port on the loopback of a pod's network.
+	DialPod(ctx context.Context, id string, port uint16) (net.Conn, error)
+}
+
+// Updates is what changes while things run; sandbox.Manager has it.
+type Updates interface {
+	// UpdateContainer changes the limits that are not zero.
+	UpdateContainer(ctx context.Context, id string, change *workload.Resources) error
+	// UpdatePod does so for a pod as a whole; nil leaves a part alone.
+	UpdatePod(ctx context.Context, id string, overhead, resources *workload.Resources) error
+	SetPodCIDRs(cidrs []netip.Prefix) error
 }
 
 // Runtime is everything behind the RuntimeService.
@@ -46,6 +63,7 @@ type Runtime interface {
 	Pods
 	Containers
 	Processes
+	Updates
 	Conditions(ctx context.Context) []sandbox.Condition
 }
 

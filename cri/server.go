@@ -28,11 +28,14 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives, Devices, Info and those with a default are needed.
+// Options are what the services are made of. All but Archives, Devices, Explain, Streams, Info and those with a default
+// are needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
 	Archives Archives // nil: image import and export are unimplemented
+	Explain  Explainer
+	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
 	// Devices tells what running containers have; nil: the call is unimplemented.
@@ -67,7 +70,7 @@ func NewServer(o Options) *grpc.Server {
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
 	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
-	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, devices: o.Devices})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, devices: o.Devices})
 	return s
 }
 

@@ -573,7 +573,8 @@ var implemented = map[string]bool{
 	"Version": true, "Status": true, "RuntimeConfig": true,
 	"RunPodSandbox": true, "StopPodSandbox": true, "RemovePodSandbox": true, "PodSandboxStatus": true, "ListPodSandbox": true,
 	"CreateContainer": true, "StartContainer": true, "StopContainer": true, "RemoveContainer": true, "ContainerStatus": true,
-	"ListContainers": true, "ExecSync": true, "ReopenContainerLog": true,
+	"ListContainers": true, "ExecSync": true, "Exec": true, "Attach": true, "PortForward": true, "ReopenContainerLog": true,
+	"UpdateContainerResources": true, "UpdatePodSandboxResources": true, "UpdateRuntimeConfig": true,
 	"ListImages": true, "ImageStatus": true, "PullImage": true, "RemoveImage": true, "ImageFsInfo": true,
 }
 

@@ -61,7 +61,7 @@ func containerStatusToProto(c *sandbox.Container) *pb.ContainerStatus {
 	if c.OOMKilled {
 		s.Reason = "OOMKilled" // the CRI wants this very word
 	}
-	if r := resourcesToProto(c.Config.Resources); r != nil {
+	if r := resourcesToProto(c.Limits()); r != nil {
 		s.Resources = &pb.ContainerResources{Linux: r}
 	}
 	if c.User != nil {

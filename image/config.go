@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"log/slog"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -20,18 +21,26 @@ type Config struct {
 	// RegistryConfigDir are the directories with HOST/hosts.toml files, in the order in which they are asked.
 	// Default /etc/cri-shim/certs.d, /etc/containerd/certs.d.
 	RegistryConfigDir []string
+	// RegistryAuth are files in the format of docker's config.json, and directories of such files (*.json), with
+	// credentials for registries and mirrors. A client's own come first. Default /etc/cri-shim/auth.d.
+	RegistryAuth []string
 	// MaxConcurrentDownloads bounds the layers that are fetched and unpacked at once, over all pulls. Default: the
 	// number of CPUs, at least 3.
 	MaxConcurrentDownloads int
 	// Platform is what images are chosen for. Default: this machine's.
 	Platform *ocispec.Platform
 	// ProgressTimeout is how long a registry may send nothing before the connection counts as stalled and is made
-	// anew (three times in a row, then the pull fails). Default 30 s.
+	// anew, to the next mirror if there is one (three times in a row, then the pull fails). Default 30 s.
 	ProgressTimeout time.Duration
 	// MaxLayerSize bounds the uncompressed size of a layer in bytes. Default 256 GiB.
 	MaxLayerSize int64
 	// MaxLayerEntries bounds the number of files in a layer. Default 8 Mi.
 	MaxLayerEntries int64
+	// KeepBlobs keeps the compressed blobs of pulled layers too.
+	KeepBlobs bool
+	// GzipProgram decompresses gzip from standard input to standard output when called with -dc. "auto", the default,
+	// is igzip where it is installed; "none" is the built-in decompressor.
+	GzipProgram string
 	// Pinned are references, or with a "*" at the end prefixes of them, of images that List reports as pinned: the
 	// kubelet does not collect those. They are normalised as those of Get are.
 	Pinned []string
@@ -45,6 +54,9 @@ func (c Config) withDefaults() (Config, error) {
 	c.Root = filepath.Clean(c.Root)
 	if c.RegistryConfigDir == nil {
 		c.RegistryConfigDir = []string{"/etc/cri-shim/certs.d", "/etc/containerd/certs.d"}
+	}
+	if c.RegistryAuth == nil {
+		c.RegistryAuth = []string{"/etc/cri-shim/auth.d"}
 	}
 	if c.MaxConcurrentDownloads <= 0 {
 		c.MaxConcurrentDownloads = max(3, runtime.NumCPU())
@@ -65,6 +77,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	if p := c.GzipProgram; p != "" && p != "auto" && p != "none" {
+		if !filepath.IsAbs(p) {
+			return c, fmt.Errorf("image store: gzip program: %q is not an absolute path, auto or none", p)
+		}
+		if _, err := exec.LookPath(p); err != nil {
+			return c, fmt.Errorf("image store: gzip program: %w", err)
+		}
+	}
 	pinned := make([]string, 0, len(c.Pinned))
 	for _, p := range c.Pinned {
 		base, glob := strings.CutSuffix(p, "*")
@@ -82,4 +102,19 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	c.Pinned = pinned
 	return c, nil
+}
+
+// gzipProgram is the path of the program to use, or "".
+func (c *Config) gzipProgram() string {
+	switch c.GzipProgram {
+	case "", "auto":
+		path, err := exec.LookPath("igzip")
+		if err != nil {
+			return ""
+		}
+		return path
+	case "none":
+		return ""
+	}
+	return c.GzipProgram
 }

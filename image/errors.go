@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,16 @@ var (
 	ErrTooLarge     = layer.ErrTooLarge
 )
 
+// errWrongBlob marks the ErrDigest for which whoever sent the blob is to blame: another host may have the right one.
+var errWrongBlob = errors.New("wrong blob")
+
+func wrongBlob(format string, args ...any) error {
+	return &kindError{fmt.Sprintf(format, args...) + ": " + ErrDigest.Error(), []error{ErrDigest, errWrongBlob}}
+}
+
+// errRefused: a registry asks for what would give something away.
+var errRefused = errors.New("refused")
+
 // registryError names the host and what it said, and gives the error its kind.
 func registryError(host string, err error) error {
 	var status remoteserrors.ErrUnexpectedStatus
@@ -52,7 +63,9 @@ func registryError(host string, err error) error {
 		return fmt.Errorf("registry %s: %w: %w", host, ErrNotFound, err)
 	case errdefs.IsFailedPrecondition(err) && !errors.Is(err, ErrDigest):
 		// The client stops reading after the size that the manifest says.
-		return fmt.Errorf("registry %s: %w: %w", host, ErrDigest, err)
+		return &kindError{fmt.Sprintf("registry %s: %v: %v", host, ErrDigest, err), []error{ErrDigest, errWrongBlob, err}}
+	case errors.Is(err, errNotForThis):
+		return &kindError{fmt.Sprintf("registry %s: %v", host, err), []error{ErrUnavailable, err}}
 	case noAnswer(err):
 		return &kindError{
 			text:  fmt.Sprintf("registry %s: %s", host, withoutQueries(err.Error())),
@@ -119,6 +132,10 @@ func permanent(err error) bool {
 	if errors.As(err, &status) {
 		c := status.StatusCode
 		return c >= 400 && c < 500 && c != http.StatusRequestTimeout && c != http.StatusTooManyRequests
+	}
+	var certificate *tls.CertificateVerificationError
+	if errors.As(err, &certificate) || errors.Is(err, errRefused) {
+		return true
 	}
 	return errdefs.IsNotFound(err) || errors.Is(err, docker.ErrInvalidAuthorization) || errdefs.IsFailedPrecondition(err)
 }

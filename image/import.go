@@ -184,7 +184,11 @@ type blobSource struct {
 	name  string
 }
 
-func (b *blobSource) open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error) {
+func (b *blobSource) places() []int    { return []int{0} }
+func (b *blobSource) blame(int)        {}
+func (b *blobSource) registry() string { return "archive" }
+
+func (b *blobSource) open(ctx context.Context, desc ocispec.Descriptor, offset int64, _ int) (io.ReadCloser, error) {
 	ra, err := b.store.ReaderAt(ctx, desc)
 	if err != nil {
 		return nil, err
@@ -195,4 +199,4 @@ func (b *blobSource) open(ctx context.Context, desc ocispec.Descriptor, offset i
 	}{io.NewSectionReader(ra, offset, max(ra.Size()-offset, 0)), ra}, nil
 }
 
-func (b *blobSource) wrap(err error) error { return fmt.Errorf("archive: %w", err) }
+func (b *blobSource) wrap(_ int, err error) error { return fmt.Errorf("archive: %w", err) }

@@ -12,11 +12,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-	"golang.org/x/sync/semaphore"
-
-	"github.com/cri-shim/cri-shim/image/layer"
 )
 
 // layerInfo is layer.json: what is known of a layer that was verified.
@@ -39,9 +37,9 @@ const layerVersion = 1
 
 // layerSet is the layers on disk and those in the making, by diff ID. Each is made once, whoever asks for it.
 type layerSet struct {
-	mu  sync.Mutex
-	m   map[digest.Digest]*layerEntry
-	sem *semaphore.Weighted
+	mu   sync.Mutex
+	m    map[digest.Digest]*layerEntry
+	gate gate
 }
 
 type layerEntry struct {
@@ -52,7 +50,7 @@ type layerEntry struct {
 }
 
 // ensure returns the layer, which build makes if nobody has. The caller must give it back with unuse.
-func (l *layerSet) ensure(ctx context.Context, id digest.Digest, build func(context.Context) (*layerInfo, error)) (*layerInfo, error) {
+func (l *layerSet) ensure(ctx context.Context, id digest.Digest, size int64, build func(context.Context) (*layerInfo, error)) (*layerInfo, error) {
 	for {
 		l.mu.Lock()
 		e := l.m[id]
@@ -60,7 +58,7 @@ func (l *layerSet) ensure(ctx context.Context, id digest.Digest, build func(cont
 			e = &layerEntry{done: make(chan struct{})}
 			l.m[id] = e
 			l.mu.Unlock()
-			return l.make(ctx, id, e, build)
+			return l.make(ctx, id, size, e, build)
 		}
 		if e.info != nil {
 			e.uses++
@@ -76,14 +74,12 @@ func (l *layerSet) ensure(ctx context.Context, id digest.Digest, build func(cont
 	}
 }
 
-func (l *layerSet) make(ctx context.Context, id digest.Digest, e *layerEntry, build func(context.Context) (*layerInfo, error)) (*layerInfo, error) {
+func (l *layerSet) make(ctx context.Context, id digest.Digest, size int64, e *layerEntry, build func(context.Context) (*layerInfo, error)) (*layerInfo, error) {
 	var info *layerInfo
-	err := l.sem.Acquire(ctx, 1)
-	if err != nil {
-		err = context.Cause(ctx)
-	} else {
+	err := l.gate.enter(ctx, size)
+	if err == nil {
 		info, err = build(ctx)
-		l.sem.Release(1)
+		l.gate.leave()
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,13 +138,42 @@ func (s *Store) layerDir(id digest.Digest) string {
 	return filepath.Join(s.cfg.Root, digestDir("layers", id))
 }
 
-// buildLayer fetches, verifies and unpacks a layer, in one go, and commits it. After an error nothing of it is left.
+// errDecompressor: a layer could not be unpacked with the external decompressor, and ours may know better.
+var errDecompressor = errors.New("decompressor")
+
+// minForProgram is the compressed size from which on starting a process pays.
+const minForProgram = 1 << 20
+
+// buildLayer fetches, verifies and unpacks a layer, in one go, and commits it. After an error nothing of it is left
+// but, perhaps, the beginning of the blob for the next try.
 func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest) (info *layerInfo, err error) {
+	_, local := src.source.(*blobSource)
+	part := s.openPartial(desc, local)
 	defer func() {
+		part.end(err)
 		if err != nil {
 			err = fmt.Errorf("layer %s: %w", desc.Digest, err)
 		}
 	}()
+	program := s.gzip
+	if desc.Size < minForProgram {
+		program = ""
+	}
+	build := func(b *blobReader) (err error) {
+		info, err = s.buildFrom(ctx, b, id, program)
+		return err
+	}
+	err = src.whole(ctx, desc, part, build)
+	if errors.Is(err, errDecompressor) {
+		s.log.Warn("layer is unpacked again with the built-in decompressor", "layer", desc.Digest, "program", program, "err", err)
+		program = ""
+		err = src.whole(ctx, desc, part, build)
+	}
+	return info, err
+}
+
+// buildFrom makes a layer of what b gives. After an error nothing of it is left.
+func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, program string) (_ *layerInfo, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(s.cfg.Root, "ingest"), "layer-")
 	if err != nil {
 		return nil, err
@@ -158,19 +183,19 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	res, err := s.unpackInto(ctx, tmp, src, desc, id)
+	res, err := s.unpackInto(ctx, tmp, b, id, program)
 	if err != nil {
 		return nil, err
 	}
-	info = &layerInfo{
+	info := &layerInfo{
 		Version: layerVersion, DiffID: id, Size: res.DiskSize, Inodes: res.Inodes, TarSize: res.TarSize,
 		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Boot: s.boot, CreatedAt: time.Now().UTC(),
 	}
-	b, err := json.Marshal(info)
+	record, err := json.Marshal(info)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), b, 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), record, 0o600); err != nil {
 		return nil, err
 	}
 	dst := s.layerDir(id)
@@ -181,7 +206,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 }
 
 // unpackInto makes fs/, frame and replaced/ below tmp.
-func (s *Store) unpackInto(ctx context.Context, tmp string, src fetcher, desc ocispec.Descriptor, id digest.Digest) (layer.Result, error) {
+func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id digest.Digest, program string) (layer.Result, error) {
 	none := layer.Result{}
 	fs := filepath.Join(tmp, "fs")
 	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil {
@@ -209,25 +234,27 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, src fetcher, desc oc
 	}
 	defer replaced.Close()
 
-	return s.fetchInto(ctx, src, desc, id, dir, layer.Options{
+	return fetchInto(ctx, b, id, dir, program, layer.Options{
 		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced,
 	})
 }
 
 // fetchInto runs the pipeline: fetch → digest of the blob → decompress | digest of the tar stream → unpack.
-func (s *Store) fetchInto(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest, dir *os.File, o layer.Options) (layer.Result, error) {
+func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.File, program string, o layer.Options) (layer.Result, error) {
 	none := layer.Result{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	blob := src.reader(ctx, desc)
-	defer blob.Close()
+	desc := blob.desc
 	blobHash, diffHash := desc.Digest.Algorithm().Digester(), id.Algorithm().Digester()
 	raw := io.TeeReader(blob, blobHash.Hash())
-	res, err := unpackStream(ctx, raw, diffHash.Hash(), dir, o)
-	if blob.err != nil && ctx.Err() == nil {
+	res, usedProgram, err := unpackStream(ctx, raw, diffHash.Hash(), dir, program, o)
+	if err != nil && ctx.Err() != nil {
+		return none, context.Cause(ctx)
+	}
+	if blob.err != nil {
 		return none, blob.err // and not what a decompressor made of it
 	}
-	if err != nil && (ctx.Err() != nil || errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
+	if err != nil && (errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
 		return none, err
 	}
 	// A blob that is not the one promised explains whatever went wrong in it.
@@ -235,25 +262,46 @@ func (s *Store) fetchInto(ctx context.Context, src fetcher, desc ocispec.Descrip
 		return none, errors.Join(derr, err)
 	}
 	if got := blobHash.Digest(); got != desc.Digest {
-		return none, src.wrap(fmt.Errorf("blob has digest %s: %w", got, ErrDigest))
+		return none, blob.f.wrap(blob.sender(), wrongBlob("blob %s: got one with digest %s", desc.Digest, got))
 	}
-	if err != nil {
-		return none, err
+	if err == nil {
+		if got := diffHash.Digest(); got != id {
+			err = fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, id, ErrDigest)
+		}
 	}
-	if got := diffHash.Digest(); got != id {
-		return none, fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, id, ErrDigest)
+	if err != nil && usedProgram {
+		return none, fmt.Errorf("%w %s: %w", errDecompressor, program, err)
 	}
-	return res, nil
+	return res, err
 }
 
-func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.File, o layer.Options) (layer.Result, error) {
-	z, err := layer.Decompress(raw)
+func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.File, program string, o layer.Options) (layer.Result, bool, error) {
+	z, err := layer.DecompressWith(ctx, raw, program)
 	if err != nil {
-		return layer.Result{}, err
+		return layer.Result{}, false, err
 	}
-	defer z.Close()
-	ahead := newReadAhead(z)
+	_, used := z.(*layer.Program)
+	var in io.Reader = z
+	if !used {
+		in = decoded{z}
+	}
+	ahead := newReadAhead(in)
 	res, err := layer.Unpack(ctx, io.TeeReader(ahead, diff), dir, o)
+	// A program that is stuck would not be done with its input.
+	if p, ok := z.(*layer.Program); ok && err != nil {
+		p.Kill()
+	}
 	ahead.close()
-	return res, err
+	return res, used, errors.Join(err, z.Close())
+}
+
+// decoded gives the errors of a decompressor their kind. Those of the source count before them.
+type decoded struct{ r io.Reader }
+
+func (d decoded) Read(p []byte) (int, error) {
+	n, err := d.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return n, err
 }

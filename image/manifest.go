@@ -25,10 +25,16 @@ const (
 
 // source is where the blobs of an image come from.
 type source interface {
+	// places are the hosts, by number, that blobs can be had from, best first.
+	places() []int
+	// blame notes that a place did not deliver: others are asked before it from then on.
+	blame(place int)
 	// open returns the content of a blob from offset to its end.
-	open(ctx context.Context, desc ocispec.Descriptor, offset int64) (io.ReadCloser, error)
-	// wrap names the source in an error and gives the error its kind.
-	wrap(err error) error
+	open(ctx context.Context, desc ocispec.Descriptor, offset int64, place int) (io.ReadCloser, error)
+	// wrap names the place in an error and gives the error its kind. A negative place stands for the whole source.
+	wrap(place int, err error) error
+	// registry names the source.
+	registry() string
 }
 
 // manifest is one platform's image, verified down to its configuration.
@@ -208,17 +214,18 @@ func readBlob(ctx context.Context, src fetcher, desc ocispec.Descriptor, limit i
 	if desc.Size > limit {
 		return nil, fmt.Errorf("%d bytes; at most %d are taken: %w", desc.Size, limit, ErrTooLarge)
 	}
-	rc := src.reader(ctx, desc)
-	defer rc.Close()
-	b, err := io.ReadAll(io.LimitReader(rc, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("more than %d bytes: %w", limit, ErrTooLarge)
-	}
-	if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
-		return nil, src.wrap(fmt.Errorf("got %d bytes with digest %s: %w", len(b), got, ErrDigest))
-	}
-	return b, nil
+	var b []byte
+	err := src.whole(ctx, desc, nil, func(rc *blobReader) (err error) {
+		if b, err = io.ReadAll(io.LimitReader(rc, limit+1)); err != nil {
+			return err
+		}
+		if int64(len(b)) > limit {
+			return fmt.Errorf("more than %d bytes: %w", limit, ErrTooLarge)
+		}
+		if got := desc.Digest.Algorithm().FromBytes(b); got != desc.Digest {
+			return src.wrap(rc.sender(), wrongBlob("got %d bytes with digest %s", len(b), got))
+		}
+		return nil
+	})
+	return b, err
 }

@@ -68,11 +68,12 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p o
 	if err != nil {
 		return nil, err
 	}
+	src := fetcher{reg, s.cfg.ProgressTimeout}
 	names := []string{reference.TrimNamed(named).Name() + "@" + top.Digest.String()}
 	if _, ok := named.(reference.Tagged); ok {
 		names = append(names, named.String())
 	}
-	img, err := s.install(ctx, fetcher{reg, s.cfg.ProgressTimeout}, top, p, names)
+	img, err := s.install(ctx, src, top, p, names)
 	if err == nil {
 		s.log.Info("pulled image", "image", named.String(), "id", img.ID, "bytes", img.Size, "took", time.Since(start))
 	}
@@ -115,7 +116,7 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range m.config.RootFS.DiffIDs {
 		g.Go(func() error {
-			_, err := s.layers.ensure(gctx, id, func(ctx context.Context) (*layerInfo, error) {
+			_, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
 				return s.buildLayer(ctx, src, m.layers[i], id)
 			})
 			if err != nil {

@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +36,7 @@ func pullForever(root string, refs []string) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+	s.partialMinSize, s.partialWorth = 1, 0 // everything is put aside
 	for {
 		for _, ref := range refs {
 			if _, err := s.Pull(background(), ref, nil, PullOptions{}); err != nil {
@@ -65,7 +68,11 @@ func TestKillAndReopen(t *testing.T) {
 	root := t.TempDir()
 	var seen int
 	window := 250 * time.Millisecond
-	for range 12 {
+	rounds := 12
+	if n, err := strconv.Atoi(os.Getenv("TEST_KILL_ROUNDS")); err == nil {
+		rounds = n
+	}
+	for range rounds {
 		cmd := exec.Command(os.Args[0])
 		cmd.Env = append(os.Environ(), "TEST_PULL_INTO="+root, "TEST_PULL_REFS="+strings.Join(refs, " "))
 		var out bytes.Buffer
@@ -107,6 +114,8 @@ func TestKillAndReopen(t *testing.T) {
 	for _, ref := range refs {
 		mustPull(t, s, ref)
 	}
+	sameImages(t, s, openStore(t, t.TempDir()), refs)
+	t.Logf("killed %d times, %d images were whole", rounds, seen)
 	for _, ref := range refs {
 		if err := s.Remove(t.Context(), ref); err != nil {
 			t.Error(err)
@@ -117,6 +126,25 @@ func TestKillAndReopen(t *testing.T) {
 	}
 	if left := layersOnDisk(t, root); len(left) != 0 {
 		t.Errorf("layers left: %v", left)
+	}
+}
+
+// sameImages fails the test unless the images of two stores, the second of which pulls them now, export alike.
+func sameImages(t *testing.T, a, b *Store, refs []string) {
+	t.Helper()
+	for _, ref := range refs {
+		mustPull(t, b, ref)
+		var sums [2][32]byte
+		for i, s := range []*Store{a, b} {
+			h := sha256.New()
+			if err := s.Export(t.Context(), h, []string{ref}, ExportOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			h.Sum(sums[i][:0])
+		}
+		if sums[0] != sums[1] {
+			t.Errorf("%s is another image than one that was pulled in peace", ref)
+		}
 	}
 }
 

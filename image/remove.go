@@ -80,7 +80,8 @@ func (s *Store) removeRecord(r *record) error {
 		s.publish(old)
 		return err
 	}
-	return s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.diffIDs(), id) })
+	return errors.Join(s.collectBlobsOf(r),
+		s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.diffIDs(), id) }))
 }
 
 // held tells whether a container holds the image. The caller holds mu.
@@ -184,8 +185,9 @@ func (s *Store) collectRemoved(id digest.Digest) error {
 	return s.removeRecord(r)
 }
 
-// Collect frees what nobody needs: images that were removed and are not held, and layers that belong to no image and
-// are older than minAge (they are what a pull that failed leaves for the next try).
+// Collect frees what nobody needs: images that were removed and are not held; layers that belong to no image, parts of
+// downloads, and kept blobs of no image, if they are older than minAge (they are what a pull that failed leaves for the
+// next try).
 func (s *Store) Collect(ctx context.Context, minAge time.Duration) error {
 	s.change.Lock()
 	defer s.change.Unlock()
@@ -205,7 +207,7 @@ func (s *Store) Collect(ctx context.Context, minAge time.Duration) error {
 		errs = append(errs, s.collectRemoved(id))
 	}
 	limit := time.Now().Add(-minAge)
-	errs = append(errs, s.collectLayers(func(_ digest.Digest, info *layerInfo) bool { return !info.CreatedAt.After(limit) }))
+	errs = append(errs, s.collectPartials(limit), s.collectLayers(func(_ digest.Digest, info *layerInfo) bool { return !info.CreatedAt.After(limit) }))
 	return errors.Join(errs...)
 }
 

@@ -8,6 +8,8 @@
 //	                     that a later entry replaced) if there are any
 //	images/ALGO/HEX/     an image, by ID: image.json, and attrs/ where it needs one (see attrs.go)
 //	ingest/              what is not verified; emptied at start
+//	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
+//	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
 //	trash/               what is being deleted
 //	empty/               an empty directory, the second layer where overlayfs wants two
 //	lock                 held by the process that uses the store
@@ -30,7 +32,6 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"golang.org/x/sync/semaphore"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
@@ -45,6 +46,7 @@ type Store struct {
 
 	layers layerSet
 	pulls  pullGroup
+	gzip   string // a program that is faster than ours; "" for none
 
 	// change serialises the changes of records on disk; no reader takes it.
 	change sync.Mutex
@@ -54,6 +56,11 @@ type Store struct {
 	names  map[string]digest.Digest
 	holds  map[string]map[digest.Digest]struct{} // by owner
 	broken []Problem
+	// partials are the blobs whose download is being put aside.
+	partials map[digest.Digest]bool
+
+	partialMinSize int64
+	partialWorth   time.Duration
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -79,10 +86,12 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Log,
-		layers: layerSet{m: map[digest.Digest]*layerEntry{}, sem: semaphore.NewWeighted(int64(cfg.MaxConcurrentDownloads))},
+		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{free: cfg.MaxConcurrentDownloads}},
 		pulls:  pullGroup{m: map[string]*pullCall{}},
 		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
+		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
+		gzip: cfg.gzipProgram(),
 	}
 	s.ctx, s.cancel = context.WithCancelCause(containerdLog(context.WithoutCancel(ctx), cfg.Log))
 	if err := s.open(ctx); err != nil {
@@ -94,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	for _, d := range []string{"layers", "images", "ingest", "trash"} {
+	for _, d := range []string{"layers", "images", "ingest", "partial", "trash"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}

@@ -118,7 +118,7 @@ func isBind(m *specs.Mount) bool {
 func (c *compiler) mount(field string, m *specs.Mount) error {
 	out := initmsg.Mount{File: initmsg.NoFile, Target: path.Join("/", m.Destination)}
 	bind := isBind(m)
-	idmap := len(m.UIDMappings)+len(m.GIDMappings) > 0
+	idmap, all := len(m.UIDMappings)+len(m.GIDMappings) > 0, true
 	for j, o := range m.Options {
 		opt, known := mountOptions[o]
 		name := index(field+".options", j)
@@ -144,7 +144,7 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		case optionCopyUp:
 			out.TmpCopyUp = true
 		case optionIDMap:
-			idmap = true
+			idmap, all = true, o == "ridmap"
 		case optionRemount:
 			return unsupported(name, "remount: an earlier mount of the list cannot be changed")
 		case optionRefused:
@@ -156,10 +156,19 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		return fieldf(field+".options", "tmpcopyup is for a tmpfs, not for %q", m.Type)
 	}
 	if bind {
-		return c.bind(field, m, out, idmap)
+		return c.bind(field, m, out, idmap, all)
 	}
 	if idmap {
-		return unsupported(field+".uidMappings", "an idmapped mount of type %q", m.Type)
+		if c.msg.UserNamespace {
+			return unsupported(field+".uidMappings", "a mount of type %q belongs to the user namespace: the kernel maps none of those", m.Type)
+		}
+		ns, err := c.idMap(field, m)
+		if err != nil {
+			return err
+		}
+		if ns != nil {
+			out.IDMap = c.file(c.own(ns)) + 1
+		}
 	}
 	return c.fileSystem(field, m, out)
 }
@@ -175,28 +184,31 @@ func applyAttr(m *initmsg.Mount, o mountOption) {
 }
 
 // bind: the kernel takes type "bind" for a mark like the option. A mount that is to be shared with the host is cloned
-// here, in the host's mount namespace: a clone made by the init would be a slave's.
-func (c *compiler) bind(field string, m *specs.Mount, out initmsg.Mount, idmap bool) error {
+// here, in the host's mount namespace: a clone made by the init would be a slave's. all: what is mounted below is idmapped too.
+func (c *compiler) bind(field string, m *specs.Mount, out initmsg.Mount, idmap, all bool) error {
 	if f := c.opt.MountFiles[m.Destination]; f != nil {
 		out.File = c.file(f)
 		c.msg.Mounts = append(c.msg.Mounts, out)
 		return nil
-	}
-	if idmap {
-		return unsupported(field+".uidMappings", "an idmapped mount of %q that was not prepared", m.Source)
 	}
 	source, err := c.hostPath(field+".source", m.Source)
 	if err != nil {
 		return err
 	}
 	out.Source = source
-	if out.Propagation&sys.MountShared != 0 {
-		f, err := sys.CloneMount(source, out.Recursive)
-		if err != nil {
-			return &FieldError{Field: field + ".source", Err: err}
+	switch {
+	case idmap:
+		err = c.idMappedBind(field, m, source, &out, all)
+	case c.msg.UserNamespace, out.Propagation&sys.MountShared != 0:
+		if out.File, err = c.clone(field+".source", source, out.Recursive); err == nil && out.File != initmsg.NoFile {
+			out.Source = ""
 		}
-		c.launch.own = append(c.launch.own, f)
-		out.File, out.Source = c.file(f), ""
+	}
+	if err != nil {
+		return err
+	}
+	if out.File != initmsg.NoFile && out.Propagation == 0 {
+		out.Propagation = sys.MountSlave | sys.MountRec // as what the init clones: a slave of the host's
 	}
 	c.msg.Mounts = append(c.msg.Mounts, out)
 	return nil

@@ -105,3 +105,6 @@ func (p *profiles) compile(s *specs.LinuxSeccomp) (*Filter, error) {
 	}
 	return f, nil
 }
+
+// CompileSeccomp compiles one profile, for Options.Seccomp of a program that prepares no more than one container.
+func CompileSeccomp(s *specs.LinuxSeccomp) (*Filter, error) { return newProfiles().compile(s) }

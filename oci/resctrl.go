@@ -143,8 +143,22 @@ func normalSchema(line string) []string {
 	return out
 }
 
-// removeResctrl removes the groups that bear a container's name; nil where there is none.
-func removeResctrl(root, id string) error {
+// MakeResctrl makes what linux.intelRdt asks for below root, where resctrl is mounted ("" is /sys/fs/resctrl). Compile has
+// the init enter it.
+func MakeResctrl(spec *specs.Spec, root, id string) error {
+	if spec.Linux == nil {
+		return nil
+	}
+	r, err := parseResctrl(spec.Linux.IntelRdt, root, id)
+	if r == nil || err != nil {
+		return err
+	}
+	return r.make()
+}
+
+// RemoveResctrl removes the groups that bear a container's name; nil where there is none.
+func RemoveResctrl(root, id string) error {
+	root = cmp.Or(root, resctrlRoot)
 	if _, err := os.Stat(filepath.Join(root, "tasks")); err != nil {
 		return nil // not mounted
 	}

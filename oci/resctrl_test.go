@@ -62,7 +62,7 @@ func TestResctrl(t *testing.T) {
 				t.Fatal(err)
 			}
 			for range 2 {
-				if err := removeResctrl(root, "id"); err != nil {
+				if err := RemoveResctrl(root, "id"); err != nil {
 					t.Errorf("remove = %v", err)
 				}
 			}

@@ -1,11 +1,9 @@
 package oci
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"slices"
@@ -17,6 +15,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 )
 
 // undoTimeout bounds the removal of a group in which nothing has run yet.
@@ -24,6 +23,8 @@ const undoTimeout = 5 * time.Second
 
 // Config is what an administrator decides about containers.
 type Config struct {
+	// SystemdCgroup has systemd make the groups of pods and containers (cgroup v2 only).
+	SystemdCgroup bool
 	// Staging is an empty directory on which an init puts its root before the pivot; every container may use the same.
 	Staging string
 	// SeccompDefault is the file with the profile for runtime/default, read once; "" is the built-in one.
@@ -54,6 +55,11 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 	h, err := DetectHost()
 	if err != nil {
 		return nil, fmt.Errorf("oci: %w", err)
+	}
+	if cfg.SystemdCgroup {
+		if err := cgroups.ConnectSystemd(context.Background()); err != nil {
+			return nil, fmt.Errorf("oci: %w", err)
+		}
 	}
 	r := &Runtime{cfg: cfg, host: h, cgroups: cgroups, profiles: newProfiles()}
 	if r.mounts, err = DetectCgroupMounts(cgroups); err != nil {
@@ -87,17 +93,27 @@ type Prepared struct {
 	Spec    *specs.Spec
 	User    workload.User
 	Group   *cgroup.Group
-	// OOMFile and KillGroup are for the supervisor (sandbox/api.Launch). KillGroup is set where the end of the first
-	// process does not end the others.
+	// OOMFile, OOMParent and KillGroup are for the supervisor (sandbox/api.Launch). KillGroup is set where the end of the
+	// first process does not end the others.
 	OOMFile   string
+	OOMParent string
 	KillGroup []string
 	CgroupFD  *os.File // cgroup v2: for CLONE_INTO_CGROUP, else nil
 	Relabel   []string
 	Warnings  []string
 }
 
+// Release lets go of what kept the new group from being empty. Call it once the process was launched into it; Close does
+// it too.
+func (p *Prepared) Release() {
+	if p.Group != nil {
+		p.Group.Release()
+	}
+}
+
 // Close closes the descriptors that Prepare opened. Files that the caller passed in stay open.
 func (p *Prepared) Close() {
+	p.Release()
 	if p.Launch != nil {
 		p.Launch.Close()
 	}
@@ -125,11 +141,11 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	if err != nil {
 		return err
 	}
-	if err := cgroup.ValidatePath(p.CgroupPath); err != nil {
+	opt, err := r.options(&p)
+	if err != nil {
 		return err
 	}
-	opt := r.options(&p)
-	opt.HostNodes, opt.RootFiles = b.HostNodes, b.Files
+	opt.checkOnly, opt.HostNodes, opt.RootFiles = true, b.HostNodes, b.Files
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -151,10 +167,16 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
-	if out.Group, err = r.cgroups.Create(p.CgroupPath, b.Spec.Linux.Resources); err != nil {
+	if err := r.relabel(ctx, b); err != nil {
 		return nil, err
 	}
-	opt := r.options(&p)
+	opt, err := r.options(&p)
+	if err != nil {
+		return nil, err
+	}
+	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
+		return nil, err
+	}
 	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err
@@ -166,12 +188,8 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	// Last: Remove takes it away, and Undo need not.
-	if rdt, err := parseResctrl(b.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, p.ContainerID); err != nil {
+	if err := MakeResctrl(b.Spec, r.cfg.ResctrlRoot, p.ContainerID); err != nil {
 		return nil, err
-	} else if rdt != nil {
-		if err := rdt.make(); err != nil {
-			return nil, err
-		}
 	}
 	// The first process of a PID namespace takes the others with it.
 	if p.Namespaces.PID == PIDOwn {
@@ -180,9 +198,33 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	return out, nil
 }
 
+// relabel gives the volumes that the client wants relabelled the container's label. They may be large and on storage that
+// hangs, so it is not waited for longer than ctx.
+func (r *Runtime) relabel(ctx context.Context, b *Built) error {
+	if !r.host.SELinux || len(b.Relabel) == 0 {
+		return nil
+	}
+	done := make(chan error, 1)
+	go func() {
+		for _, path := range b.Relabel {
+			if err := selinux.Relabel(path, b.Spec.Linux.MountLabel); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("relabel volumes %v: %w", b.Relabel, context.Cause(ctx))
+	}
+}
+
 // attachGroup fills in what the supervisor needs of the group.
 func (r *Runtime) attachGroup(p *Prepared) error {
-	p.OOMFile = p.Group.OOMFile()
+	p.OOMFile, p.OOMParent = p.Group.OOMFile(), p.Group.OOMParent()
 	if tasks := p.Group.TaskFiles(); len(tasks) > 0 {
 		p.KillGroup = []string{path.Dir(tasks[0])}
 		return nil
@@ -195,13 +237,14 @@ func (r *Runtime) attachGroup(p *Prepared) error {
 	return nil
 }
 
-func (r *Runtime) options(p *Params) Options {
+func (r *Runtime) options(p *Params) (Options, error) {
 	opt := Options{ResctrlRoot: r.cfg.ResctrlRoot, Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
-	opt.Cgroups.Group = p.CgroupPath
 	if p.RootPath == "" {
 		opt.Root = p.Root
 	}
-	return opt
+	var err error
+	opt.Cgroups.Group, err = cgroup.Resolve(p.CgroupPath)
+	return opt, err
 }
 
 // podInitScore keeps the OOM killer from a process that holds a whole pod and some pages, as the sandbox's of containerd.
@@ -219,7 +262,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			err = errors.Join(fmt.Errorf("prepare the init of pod %s: %w", podID, err), out.Undo(ctx))
 		}
 	}()
-	if out.Group, err = r.cgroups.Create(PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
+	if out.Group, err = r.cgroups.Create(ctx, r.PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
 		return nil, err
 	}
 	score := int32(max(podInitScore, r.host.OOMScoreFloor))
@@ -228,8 +271,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 		user = 0 // a pod's mapping need not reach that far
 	}
 	out.Launch = &Launch{
-		CloneFlags:    sys.CloneNewPID | sys.CloneNewNS,
-		UserNamespace: ns.User,
+		CloneFlags: sys.CloneNewPID | sys.CloneNewNS,
 		Message: &initmsg.Message{
 			Mode: initmsg.ModePodInit, StartFile: initmsg.NoFile, CgroupTasks: out.Group.TaskFiles(),
 			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
@@ -238,6 +280,9 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile,
 			},
 		},
+	}
+	if err := out.Launch.enterUser(ns.User); err != nil {
+		return nil, err
 	}
 	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
 		return nil, err
@@ -249,9 +294,19 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	return out, nil
 }
 
-// PodInitCgroup is the group of a pod's init, beside those of its containers.
-func PodInitCgroup(pod *workload.Pod, podID string) string {
-	return CgroupPath(pod, podID, "init-"+podID)
+// enterUser has a pod's init made in the user namespace at path; "" is none.
+func (l *Launch) enterUser(path string) (err error) {
+	if path == "" {
+		return nil
+	}
+	if l.UserNamespace, err = os.Open(path); err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	l.own = append(l.own, l.UserNamespace)
+	m := l.Message
+	l.Host = sys.HostSetup{CgroupTasks: m.CgroupTasks, Dir: m.Root.Staging, OOMScoreAdj: m.Process.OOMScoreAdj}
+	m.UserNamespace, m.CgroupTasks = true, nil
+	return nil
 }
 
 // ExecParams is another process of a running container.
@@ -324,46 +379,6 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 	return out, nil
 }
 
-// Update changes a running container's limits (CRI UpdateContainerResources). What is zero stays as it is.
-func (r *Runtime) Update(_ context.Context, cgroupPath string, res *workload.Resources) error {
-	lr, err := Resources(r.host, res)
-	if err != nil {
-		return err
-	}
-	g, err := r.cgroups.Open(cgroupPath)
-	if err != nil {
-		return err
-	}
-	return g.Update(lr)
-}
-
-// Kill ends every process of a group; nil when it is gone.
-func (r *Runtime) Kill(ctx context.Context, cgroupPath string) error {
-	g, err := r.cgroups.Open(cgroupPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return g.Kill(ctx)
-}
-
-// Remove kills what is left in a group and removes it; nil when it is gone.
-func (r *Runtime) Remove(ctx context.Context, cgroupPath string) error {
-	g, err := r.cgroups.Open(cgroupPath)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := g.Kill(ctx); err != nil {
-		return err
-	}
-	return g.Remove(ctx)
-}
-
 // Stats measures a group.
 func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, error) {
 	g, err := r.cgroups.Open(cgroupPath)
@@ -375,5 +390,5 @@ func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, er
 
 // RemoveResctrl removes what a container had of its own in resctrl; nil when it is gone, or never was.
 func (r *Runtime) RemoveResctrl(containerID string) error {
-	return removeResctrl(cmp.Or(r.cfg.ResctrlRoot, resctrlRoot), containerID)
+	return RemoveResctrl(r.cfg.ResctrlRoot, containerID)
 }

@@ -108,7 +108,7 @@ func (n *node) params(script string) Params {
 			},
 		},
 		Root: root, RootPath: n.rootfs,
-		CgroupPath: CgroupPath(pod, "oci-"+strconv.Itoa(os.Getpid()), id),
+		CgroupPath: n.runtime.CgroupPath(pod, "oci-"+strconv.Itoa(os.Getpid()), id),
 	}
 }
 
@@ -191,7 +191,8 @@ func (n *node) start(c *Prepared) *running {
 		Exe: exe, Args: []string{"init"}, Env: []string{"GOGC=off"}, CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD,
 		Files: append([]*os.File{null, outW, outW, msgR, syncW}, c.Files...),
 		// As the supervisor does it: nothing in the PID namespace may trace the init.
-		Secret: c.PIDNamespace != "",
+		Secret:        c.PIDNamespace != "" || c.UserNamespace != nil,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity,
 	}
 	if c.PIDNamespace != "" {
 		if attr.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {
@@ -469,7 +470,7 @@ func TestPodInit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := PodInitCgroup(pod, id)
+	path := n.runtime.PodInitCgroup(pod, id)
 	t.Cleanup(func() {
 		c.Close()
 		if err := n.runtime.Remove(context.Background(), path); err != nil {
@@ -670,7 +671,7 @@ func TestSharedPIDNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := PodInitCgroup(pod, id)
+	path := n.runtime.PodInitCgroup(pod, id)
 	t.Cleanup(func() {
 		c.Close()
 		if err := n.runtime.Remove(context.Background(), path); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -53,7 +52,7 @@ type Params struct {
 	RootPath string
 
 	Namespaces Namespaces
-	CgroupPath string // see CgroupPath
+	CgroupPath string // the group's name, see Runtime.CgroupPath
 
 	// Host files made for the pod, mounted unless the client mounts something there itself. "" leaves one out.
 	ResolvConf, Hosts, Hostname string
@@ -225,15 +224,6 @@ func (b *builder) annotations() {
 	}
 	maps.Copy(a, b.spec.Annotations)
 	b.spec.Annotations = a
-}
-
-// CgroupPath is where a container's control group is: below the parent that the client named, which the kubelet
-// sizes and removes, else below /cri-shim.
-func CgroupPath(pod *workload.Pod, podID, containerID string) string {
-	if pod.CgroupParent != "" {
-		return path.Join("/", pod.CgroupParent, containerID)
-	}
-	return path.Join("/cri-shim", podID, containerID)
 }
 
 func (b *builder) warn(format string, args ...any) {

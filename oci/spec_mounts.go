@@ -194,9 +194,6 @@ func (b *builder) clientMount(i int, m *workload.Mount, source string) (specs.Mo
 	}
 	if m.SELinuxRelabel {
 		b.built.Relabel = append(b.built.Relabel, source)
-		if b.host.SELinux {
-			b.warn("mounts[%d]: %s keeps its SELinux label: this version relabels no volumes", i, source)
-		}
 	}
 	return out, nil
 }

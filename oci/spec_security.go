@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 )
 
 // Masked and read-only paths for a client that says nothing, those of the kubelet
@@ -124,34 +125,32 @@ func appArmorLoaded(name string) error {
 	return fmt.Errorf("profile %q is not loaded on this node", name)
 }
 
-// selinux makes the process and mount labels of the four parts, with the container policy's usual ones where the
-// client left one out. Privileged: unconfined, as the CRI says.
+// selinux makes the process and mount labels. Privileged: unconfined, as the CRI says.
 func (b *builder) selinux() error {
 	if !b.host.SELinux || b.sec.Privileged {
 		return nil
 	}
-	s := b.sec.SELinux
-	if s == nil {
-		s = b.Pod.Security.SELinux
+	process, mount, err := selinux.Labels(SELinuxOf(b.Pod, b.ctr))
+	if err != nil {
+		return &FieldError{Field: "security.selinux_options", Err: err}
 	}
-	if s == nil {
-		s = &workload.SELinux{}
-	}
-	or := func(v, def string) string {
-		if v == "" {
-			return def
-		}
-		return v
-	}
-	user, level := or(s.User, "system_u"), or(s.Level, "s0")
-	for _, part := range []string{s.User, s.Role, s.Type, s.Level} {
-		if strings.ContainsAny(part, " \x00") {
-			return fieldf("security.selinux_options", "%q is not a part of a label", part)
-		}
-	}
-	b.spec.Process.SelinuxLabel = user + ":" + or(s.Role, "system_r") + ":" + or(s.Type, "container_t") + ":" + level
-	b.spec.Linux.MountLabel = "system_u:object_r:container_file_t:" + level
+	b.spec.Process.SelinuxLabel, b.spec.Linux.MountLabel = process, mount
 	return nil
+}
+
+// SELinuxOf is what counts for a container: its own options, or else the pod's; the pod's level where its own have none,
+// so that the containers of a pod share files.
+func SELinuxOf(pod *workload.Pod, c *workload.Container) *workload.SELinux {
+	s, p := c.Security.SELinux, pod.Security.SELinux
+	switch {
+	case s == nil:
+		return p
+	case p == nil || s.Level != "":
+		return s
+	}
+	with := *s
+	with.Level = p.Level
+	return &with
 }
 
 func apparmorEnabled() bool {

@@ -659,10 +659,24 @@ func TestMountOptions(t *testing.T) {
 	if !slices.Equal(b.Relabel, []string{dir}) {
 		t.Errorf("Relabel = %v; want %s", b.Relabel, dir)
 	}
-	enforcing := testHost()
-	enforcing.SELinux = true
-	if w := mustBuild(t, enforcing, p).Warnings; !slices.ContainsFunc(w, func(s string) bool { return strings.Contains(s, "relabels no volumes") }) {
-		t.Errorf("warnings with SELinux = %q; want one of the volume that keeps its label", w)
+}
+
+func TestSELinuxOf(t *testing.T) {
+	pod := &workload.Pod{Security: workload.PodSecurity{SELinux: &workload.SELinux{Type: "pod_t", Level: "s0:c1,c2"}}}
+	for _, tc := range []struct {
+		pod       *workload.Pod
+		own, want *workload.SELinux
+	}{
+		{&workload.Pod{}, nil, nil},
+		{pod, nil, pod.Security.SELinux},
+		{pod, &workload.SELinux{Type: "own_t"}, &workload.SELinux{Type: "own_t", Level: "s0:c1,c2"}},
+		{pod, &workload.SELinux{Level: "s0"}, &workload.SELinux{Level: "s0"}},
+		{&workload.Pod{}, &workload.SELinux{Type: "own_t"}, &workload.SELinux{Type: "own_t"}},
+	} {
+		c := &workload.Container{Security: workload.Security{SELinux: tc.own}}
+		if got := SELinuxOf(tc.pod, c); !cmp.Equal(got, tc.want) {
+			t.Errorf("SELinuxOf(%v, %v) = %v; want %v", tc.pod.Security.SELinux, tc.own, got, tc.want)
+		}
 	}
 }
 
@@ -711,16 +725,6 @@ func TestStuckPath(t *testing.T) {
 	h.PathTimeout = 20 * time.Millisecond
 	if _, err := Build(t.Context(), h, p); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Build = %v; want a deadline", err)
-	}
-}
-
-func TestCgroupPath(t *testing.T) {
-	for _, tc := range []struct{ parent, want string }{
-		{"", "/cri-shim/p/c"}, {"/kubepods/pod1", "/kubepods/pod1/c"}, {"kubepods//pod1/", "/kubepods/pod1/c"},
-	} {
-		if got := CgroupPath(&workload.Pod{CgroupParent: tc.parent}, "p", "c"); got != tc.want {
-			t.Errorf("CgroupPath(%q) = %q; want %q", tc.parent, got, tc.want)
-		}
 	}
 }
 

@@ -126,7 +126,7 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 				return err
 			}
 			env.Dir, env.Volumes = m.layerDir(c.ID), m.volumes(&c.Container, img)
-			if env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir); err != nil {
+			if env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir, env.Namespaces[nsUser]); err != nil {
 				return err
 			}
 			return fillVolumes(env.Root, env.Volumes)

@@ -1,23 +1,17 @@
 package sandbox
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
-
-// drainTime bounds the wait for output after an exec's exit: a child that it left in the
-// background may hold the pipes open for ever.
-const drainTime = 500 * time.Millisecond
 
 // ExecSync runs a command in a running container and returns its output and exit code. When
 // timeout has passed (0: no limit), the command is killed and the error is
@@ -40,34 +34,127 @@ func (m *Manager) ExecSync(ctx context.Context, id string, command []string, tim
 }
 
 func (m *Manager) execSync(ctx context.Context, c *ctr, command []string) (*ExecResult, error) {
-	stdout, err := m.newCapture()
+	stdout, stderr := &capture{limit: m.cfg.ExecOutputMax}, &capture{limit: m.cfg.ExecOutputMax}
+	code, err := m.execPipes(ctx, c, command, Streams{Stdout: stdout, Stderr: stderr})
 	if err != nil {
 		return nil, err
 	}
-	defer stdout.close()
-	stderr, err := m.newCapture()
+	return &ExecResult{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), ExitCode: code}, nil
+}
+
+// Exec runs a command in a running container with a client's streams and returns its exit code. When ctx ends before the
+// command, the command and what it started are killed: nobody is there to see it any more.
+func (m *Manager) Exec(ctx context.Context, id string, command []string, s Streams) (code int, err error) {
+	c, err := m.container(id)
 	if err != nil {
-		return nil, err
+		return 0, fmt.Errorf("exec: %w", err)
 	}
-	defer stderr.close()
-	x, err := m.startExec(ctx, c, ExecSpec{Command: command}, map[api.Role]*os.File{
-		api.RoleStdout: stdout.w, api.RoleStderr: stderr.w,
-	})
+	if s.Terminal {
+		code, err = m.execTerminal(ctx, c, command, s)
+	} else {
+		code, err = m.execPipes(ctx, c, command, s)
+	}
 	if err != nil {
-		return nil, err
+		return 0, fmt.Errorf("exec in container %s: %w", c.ID, err)
+	}
+	return code, nil
+}
+
+func (m *Manager) execPipes(ctx context.Context, c *ctr, command []string, s Streams) (int, error) {
+	stdio := map[api.Role]*os.File{}
+	var outputs []*output
+	defer func() {
+		for _, o := range outputs {
+			o.close()
+		}
+	}()
+	for role, to := range map[api.Role]io.Writer{api.RoleStdout: s.Stdout, api.RoleStderr: s.Stderr} {
+		if to == nil {
+			continue
+		}
+		o, err := newOutput(to)
+		if err != nil {
+			return 0, err
+		}
+		outputs, stdio[role] = append(outputs, o), o.w
+	}
+	var stdin *os.File
+	if s.Stdin != nil {
+		r, w, err := sys.Pipe(true)
+		if err != nil {
+			return 0, err
+		}
+		defer r.Close()
+		defer w.Close() // wakes a feed that the process does not read
+		stdin, stdio[api.RoleStdin] = w, r
+	}
+	x, err := m.startExec(ctx, c, ExecSpec{Command: command}, stdio)
+	if err != nil {
+		return 0, err
 	}
 	defer x.close()
-	stdout.start()
-	stderr.start()
-	code, err := x.wait(ctx)
-	if err != nil {
-		return nil, err
+	for _, o := range outputs {
+		o.start()
 	}
-	drain, cancel := context.WithTimeout(ctx, drainTime)
-	defer cancel()
-	stdout.drain(drain)
-	stderr.drain(drain)
-	return &ExecResult{Stdout: stdout.bytes(), Stderr: stderr.bytes(), ExitCode: code}, nil
+	if stdin != nil {
+		stdio[api.RoleStdin].Close() // a process that is gone must be seen
+		go feed(stdin, s.Stdin, true)
+	}
+	return x.finish(ctx, outputs...)
+}
+
+// execTerminal runs a command on a terminal of its own. The end of the client's input is no end of the terminal's.
+func (m *Manager) execTerminal(ctx context.Context, c *ctr, command []string, s Streams) (int, error) {
+	ours, theirs, err := sys.Socketpair()
+	if err != nil {
+		return 0, err
+	}
+	defer ours.Close()
+	x, err := m.startExec(ctx, c, ExecSpec{Command: command, Terminal: true}, map[api.Role]*os.File{api.RoleConsole: theirs})
+	theirs.Close()
+	if err != nil {
+		return 0, err
+	}
+	defer x.close()
+	console, err := sys.ReceiveFile(ours)
+	if err != nil {
+		return 0, errors.Join(fmt.Errorf("terminal: %w", err), x.kill())
+	}
+	defer console.Close() // hangs up on what is left in the background
+	if s.Resizes != nil {
+		go func() {
+			for size := range s.Resizes {
+				sys.Winsize(console, size.Rows, size.Cols) // it may have ended
+			}
+		}()
+	}
+	to := s.Stdout
+	if to == nil {
+		to = io.Discard
+	}
+	o := &output{r: console, to: to, done: make(chan struct{})}
+	o.start()
+	if s.Stdin != nil {
+		go feed(console, s.Stdin, false)
+	}
+	return x.finish(ctx, o)
+}
+
+// finish waits for the exit and for the rest of the output.
+func (x *execProcess) finish(ctx context.Context, outputs ...*output) (int, error) {
+	code, err := x.wait(ctx)
+	for _, o := range outputs {
+		o.exited()
+	}
+	if err != nil {
+		return 0, err
+	}
+	for _, o := range outputs {
+		if err := o.wait(ctx); err != nil {
+			return 0, fmt.Errorf("its output: %w", err)
+		}
+	}
+	return code, nil
 }
 
 // execProcess is a process that was started in a running container.
@@ -75,6 +162,7 @@ type execProcess struct {
 	m      *Manager
 	id     string
 	client *client
+	pid    int
 	pidfd  *os.File
 	exit   chan *api.Exit
 	ended  bool
@@ -115,7 +203,7 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 			stdio[api.RolePIDNamespace] = pidns
 		}
 	}
-	_, x.pidfd, err = m.launch(ctx, client, x.id, l, how, stdio)
+	x.pid, x.pidfd, err = m.launch(ctx, client, x.id, l, how, stdio)
 	if err != nil {
 		x.drop() // what may have been started is being killed, and its exit has it forgotten
 		return nil, err
@@ -138,13 +226,14 @@ func (x *execProcess) wait(ctx context.Context) (int, error) {
 		return e.Code, nil
 	case <-x.client.gone:
 		err := fmt.Errorf("%w: the connection to supervisor %s broke", ErrUnavailable, x.client.id)
-		return 0, errors.Join(err, sys.PidfdSignal(x.pidfd, syscallKill))
+		return 0, errors.Join(err, x.kill())
 	case <-ctx.Done():
-		err := fmt.Errorf("the command did not end in time: %w", ctx.Err())
-		// The init makes it the leader of a session, so what it started in the foreground goes with it.
-		return 0, errors.Join(err, sys.PidfdSignalGroup(x.pidfd, syscallKill))
+		return 0, errors.Join(fmt.Errorf("the command did not end in time: %w", ctx.Err()), x.kill())
 	}
 }
+
+// kill ends the process and what it started. The init makes it the leader of a session.
+func (x *execProcess) kill() error { return sys.KillFamily(x.pidfd, x.pid) }
 
 func (x *execProcess) close() {
 	x.pidfd.Close()
@@ -157,64 +246,6 @@ func (x *execProcess) close() {
 		}
 	}
 	x.m.background.Go(func() { x.m.forgetAt(x.client, x.id) })
-}
-
-// capture collects one stream of an exec, up to a limit; what is beyond is read and dropped,
-// so that the command is not blocked.
-type capture struct {
-	r, w  *os.File
-	limit int
-	done  chan struct{}
-
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (m *Manager) newCapture() (*capture, error) {
-	r, w, err := sys.Pipe(false)
-	if err != nil {
-		return nil, err
-	}
-	return &capture{r: r, w: w, limit: m.cfg.ExecOutputMax, done: make(chan struct{})}, nil
-}
-
-// start reads in the background; our copy of the writing end must go first, or there would be no end.
-func (c *capture) start() {
-	c.w.Close()
-	c.w = nil
-	go func() {
-		defer close(c.done)
-		io.CopyBuffer(c, struct{ io.Reader }{c.r}, make([]byte, 8<<10))
-	}()
-}
-
-func (c *capture) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if room := c.limit - c.buf.Len(); room > 0 {
-		c.buf.Write(p[:min(room, len(p))])
-	}
-	return len(p), nil
-}
-
-func (c *capture) drain(ctx context.Context) {
-	select {
-	case <-c.done:
-	case <-ctx.Done():
-	}
-}
-
-func (c *capture) bytes() []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return bytes.Clone(c.buf.Bytes())
-}
-
-func (c *capture) close() {
-	c.r.Close()
-	if c.w != nil {
-		c.w.Close()
-	}
 }
 
 // pidfdOf duplicates the pidfd of a container that runs; nil for others.

@@ -77,6 +77,7 @@ type host struct {
 	fail       string
 	hang       chan struct{} // network setup waits for it
 	hanging    chan struct{} // and says so here
+	limits     fakeLimits
 	script     string
 	initScript string // of pod inits
 	images     map[string]*Image
@@ -115,7 +116,7 @@ func (h *host) manager() *Manager {
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
 		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
-		Network: h, Images: h, Runtime: h, Failpoint: h.step,
+		Network: h, Images: h, Runtime: h, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),
 	})
 	if err != nil {
@@ -217,7 +218,7 @@ func (h *host) Resolve(ref string) (*Image, error) {
 func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
 func (h *host) Release(owner string)       { h.undo("hold " + owner) }
 
-func (h *host) Rootfs(context.Context, *Container, string) (*os.File, error) {
+func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, error) {
 	f, err := os.Open("/")
 	return f, errors.Join(err, h.step("rootfs"))
 }
@@ -241,7 +242,7 @@ func (h *host) PrepareExec(_ context.Context, _ *Pod, _ *Container, e ExecSpec) 
 	return &Launch{Message: []byte(strings.Join(e.Command, " "))}, nil
 }
 
-func (h *host) PodInit(context.Context, *Pod) (*Launch, error) {
+func (h *host) PodInit(context.Context, *Pod, string) (*Launch, error) {
 	return &Launch{Message: []byte(h.initScript), CloneFlags: sys.CloneNewPID}, nil
 }
 

@@ -34,6 +34,7 @@ type Config struct {
 	Network           Network
 	Images            Images
 	Runtime           Runtime
+	Limits            Limits
 	Log               *slog.Logger
 	// Failpoint, if set, is called after each named step has done its work; what it returns
 	// is the step's error. For tests.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -120,6 +121,8 @@ func (m *Manager) namespacePath(p *Pod, kind string) string {
 		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
 	case kind == nsNetwork && m.ownsNetwork(p):
 		return filepath.Join(m.cfg.NetnsDir, "cri-"+p.ID[:32])
+	case kind == nsUser && userNamespace(p) != nil:
+		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
 	}
 	return ""
 }
@@ -129,12 +132,13 @@ const (
 	nsNetwork = "network"
 	nsIPC     = "ipc"
 	nsUTS     = "uts"
+	nsUser    = "user"
 )
 
 var podNamespaces = []struct {
 	kind string
 	flag uintptr
-}{{nsNetwork, sys.NamespaceNet}, {nsIPC, sys.NamespaceIPC}, {nsUTS, sys.NamespaceUTS}}
+}{{nsNetwork, sys.NamespaceNet}, {nsIPC, sys.NamespaceIPC}, {nsUTS, sys.NamespaceUTS}, {nsUser, sys.NamespaceUser}}
 
 // makeNamespaces makes the pod's own namespaces without any process that stays.
 func (m *Manager) makeNamespaces(p *pod) error {
@@ -144,10 +148,14 @@ func (m *Manager) makeNamespaces(p *pod) error {
 			pins = append(pins, sys.NamespacePin{Flag: ns.flag, Path: path})
 		}
 	}
+	inside := func() error { return m.insideNamespaces(&p.Pod) }
+	if u := userNamespace(&p.Pod); u != nil {
+		return sys.PinUserNamespaces(pins, idMaps(u.UIDs), idMaps(u.GIDs), inside)
+	}
 	if len(pins) == 0 {
 		return nil
 	}
-	return sys.PinNamespaces(pins, func() error { return m.insideNamespaces(&p.Pod) })
+	return sys.PinNamespaces(pins, inside)
 }
 
 func (m *Manager) insideNamespaces(p *Pod) error {
@@ -162,7 +170,11 @@ func (m *Manager) insideNamespaces(p *Pod) error {
 		}
 	}
 	for name, value := range p.Config.Sysctls {
-		if err := sys.WriteSysctl(name, value); err != nil {
+		err := sys.WriteSysctl(name, value)
+		if root, _, ok := podRoot(p); ok && errors.Is(err, fs.ErrPermission) {
+			err = sys.WriteSysctlAs(root, name, value)
+		}
+		if err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
 		}
 	}
@@ -190,7 +202,7 @@ func (m *Manager) startPodInit(ctx context.Context, p *pod) error {
 	if !m.sharesPID(&p.Pod) {
 		return nil
 	}
-	l, err := m.cfg.Runtime.PodInit(ctx, m.snapshot(p))
+	l, err := m.cfg.Runtime.PodInit(ctx, m.snapshot(p), m.namespacePath(&p.Pod, nsUser))
 	if err != nil {
 		return err
 	}
@@ -243,13 +255,18 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		return 0, nil, err
 	}
 	defer message.Close()
-	how.CloneFlags, how.OOMFile, how.KillGroup = l.CloneFlags, l.OOMFile, l.KillGroup
+	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
+	how.Host, how.Affinity = l.Host, l.Affinity
 	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)
 	}
-	if l.Cgroup != nil {
-		roles, files = append(roles, api.RoleCgroup), append(files, l.Cgroup)
+	for role, f := range map[api.Role]*os.File{
+		api.RoleCgroup: l.Cgroup, api.RoleUserNamespace: l.UserNamespace, api.RoleTimeNamespace: l.TimeNamespace,
+	} {
+		if f != nil {
+			roles, files = append(roles, role), append(files, f)
+		}
 	}
 	for role, f := range stdio {
 		roles, files = append(roles, role), append(files, f)

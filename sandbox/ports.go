@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // Network attaches pods to networks.
@@ -28,8 +29,9 @@ type Images interface {
 	// Hold keeps an image from being collected until Release, for a container ID.
 	Hold(imageID, owner string) error
 	Release(owner string)
-	// Rootfs returns a detached mount of the container's root; dir is its own folder.
-	Rootfs(ctx context.Context, c *Container, dir string) (*os.File, error)
+	// Rootfs returns a detached mount of the container's root; dir is its own folder. The owners of files are those of
+	// the user namespace at the path userns, "" is none.
+	Rootfs(ctx context.Context, c *Container, dir, userns string) (*os.File, error)
 }
 
 // Image is what a container needs to know of its image.
@@ -49,18 +51,28 @@ type Runtime interface {
 	Prepare(ctx context.Context, p *Pod, c *Container, env Environment) (*Launch, error)
 	// PrepareExec makes what another process in a running container needs.
 	PrepareExec(ctx context.Context, p *Pod, c *Container, e ExecSpec) (*Launch, error)
-	// PodInit makes what the init of a pod's shared PID namespace needs.
-	PodInit(ctx context.Context, p *Pod) (*Launch, error)
+	// PodInit makes what the init of a pod's shared PID namespace needs; userns is the path of the pod's user namespace.
+	PodInit(ctx context.Context, p *Pod, userns string) (*Launch, error)
 	// Cleanup kills what is left in the container's cgroup and removes it; nil when gone.
 	Cleanup(ctx context.Context, p *Pod, c *Container) error
 	// CleanupPod does the same for the pod's own.
 	CleanupPod(ctx context.Context, p *Pod) error
 }
 
+// Limits changes the limits of what runs.
+type Limits interface {
+	// Check refuses limits that no container could have.
+	Check(r *workload.Resources) error
+	// Update applies those that are not zero to a running container.
+	Update(ctx context.Context, p *Pod, c *Container, r *workload.Resources) error
+	// UpdatePod does so for the pod as a whole, where its group is the runtime's own.
+	UpdatePod(ctx context.Context, p *Pod, r *workload.Resources) error
+}
+
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root
-	Namespaces map[string]string // "network", "ipc", "uts" to a path, "" for the node's
+	Namespaces map[string]string // "network", "ipc", "uts", "user" to a path, "" for the node's
 	ResolvConf string            // host paths of files to be bound
 	Hostname   string
 	Hosts      string
@@ -86,13 +98,23 @@ type Launch struct {
 	// container, or (exec) of the container itself; the manager knows whose.
 	JoinPID   bool
 	OOMFile   string
+	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
+	// Release, if set, is called once the process runs or will not.
+	Release func()
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
+	UserNamespace, TimeNamespace *os.File
+	Host                         *api.HostSetup
+	Affinity                     []uint64 // CPUs to start on, as words of a mask
 }
 
 // Close closes the files of the launch.
 func (l *Launch) Close() {
-	for _, f := range append(l.Files, l.Cgroup) {
+	if l.Release != nil {
+		l.Release()
+	}
+	for _, f := range append(l.Files, l.Cgroup, l.UserNamespace, l.TimeNamespace) {
 		if f != nil {
 			f.Close()
 		}

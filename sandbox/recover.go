@@ -252,7 +252,7 @@ func (m *Manager) compare(ctx context.Context, c *client) {
 			m.exited(c, h.Exit)
 		case !m.wanted(h.ID):
 			m.cfg.Log.Info("end a process that nobody waits for", "ctr", h.ID, "pid", h.PID)
-			if err := m.signal(ctx, c, h.ID); err != nil { // its exit will have it forgotten
+			if err := m.killStray(ctx, c, h); err != nil { // its exit will have it forgotten
 				m.cfg.Log.Warn("end a stray process", "ctr", h.ID, "err", err)
 			}
 		}
@@ -268,6 +268,21 @@ func (m *Manager) wanted(id string) bool {
 	unread := m.pods[id] == nil && c == nil
 	m.mu.Unlock()
 	return known || unread && (m.recordKept(m.podFiles.path(id)) || m.recordKept(m.ctrFiles.path(id)))
+}
+
+// killStray kills a process with what it started, as an exec has that was running when the last daemon died.
+func (m *Manager) killStray(ctx context.Context, c *client, h api.Process) error {
+	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
+	defer cancel()
+	_, pidfd, err := c.call(ctx, &api.Request{Op: api.OpPidfd, ID: h.ID})
+	if pidfd != nil {
+		err = sys.KillFamily(pidfd, h.PID)
+		pidfd.Close()
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		return errors.Join(err, m.signal(ctx, c, h.ID))
+	}
+	return nil
 }
 
 // signal kills a process by its ID; nil when there is none.

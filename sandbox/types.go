@@ -38,6 +38,9 @@ type Pod struct {
 	// Attached: CNI ADD was begun, so DEL is owed.
 	Attached   bool   `json:"attached,omitempty"`
 	Supervisor string `json:"supervisor,omitempty"`
+	// Resources and Overhead are what updates have made of those in Config.
+	Resources *workload.Resources `json:"resources,omitempty"`
+	Overhead  *workload.Resources `json:"overhead,omitempty"`
 	// Timeline is where the time of RunPodSandbox went.
 	Timeline []Stage `json:"timeline,omitempty"`
 }
@@ -61,13 +64,15 @@ type Stage struct {
 
 // Container is what is known of a container: its record on disk. Facts are set once.
 type Container struct {
-	ID        string             `json:"id"`
-	PodID     string             `json:"pod_id"`
-	Config    workload.Container `json:"config"`
-	ImageID   string             `json:"image_id"` // "sha256:…", the config digest
-	ImageRef  string             `json:"image_ref"`
-	LogPath   string             `json:"log_path,omitempty"` // absolute
-	CreatedAt time.Time          `json:"created_at"`
+	ID       string             `json:"id"`
+	PodID    string             `json:"pod_id"`
+	Config   workload.Container `json:"config"`
+	ImageID  string             `json:"image_id"` // "sha256:…", the config digest
+	ImageRef string             `json:"image_ref"`
+	LogPath  string             `json:"log_path,omitempty"` // absolute
+	// Resources is what updates have made of Config.Resources; see Limits.
+	Resources *workload.Resources `json:"resources,omitempty"`
+	CreatedAt time.Time           `json:"created_at"`
 	// LaunchedAt is recorded before the process is made, StartedAt once it runs.
 	LaunchedAt time.Time `json:"launched_at,omitzero"`
 	StartedAt  time.Time `json:"started_at,omitzero"`
@@ -82,6 +87,14 @@ type Container struct {
 	Reason     string         `json:"reason,omitempty"` // CamelCase: Completed, Error, OOMKilled, StartError, …
 	Message    string         `json:"message,omitempty"`
 	Timeline   []Stage        `json:"timeline,omitempty"`
+}
+
+// Limits are those that stand; nil is none. They are shared and never changed.
+func (c *Container) Limits() *workload.Resources {
+	if c.Resources != nil {
+		return c.Resources
+	}
+	return c.Config.Resources
 }
 
 // State derives the container's state.

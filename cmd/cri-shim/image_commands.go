@@ -30,12 +30,15 @@ func imageCommand() *cli.Command {
 			Name:      "pull",
 			Usage:     "pull images from their registries and print their IDs",
 			ArgsUsage: "IMAGE...",
-			Flags: []cli.Flag{endpointFlag(), &cli.StringFlag{
-				Name:    "creds",
-				Usage:   "`USER:PASSWORD` for the registry; in the environment nobody sees them with ps",
-				Sources: cli.EnvVars("CRI_SHIM_CREDS"),
-			}},
-			Action: pullImages,
+			Flags:     []cli.Flag{endpointFlag(), credsFlag()},
+			Action:    pullImages,
+		}, {
+			Name:      "why",
+			Usage:     "say from where an image would be pulled, with which credentials, and what each host answers",
+			ArgsUsage: "IMAGE",
+			Flags: []cli.Flag{endpointFlag(), credsFlag(),
+				&cli.BoolFlag{Name: "json", Usage: "print JSON"}},
+			Action: explainImage,
 		}, {
 			Name:      "rm",
 			Aliases:   []string{"remove"},
@@ -59,6 +62,26 @@ func imageCommand() *cli.Command {
 			Action: exportImages,
 		}},
 	}
+}
+
+func credsFlag() cli.Flag {
+	return &cli.StringFlag{
+		Name:    "creds",
+		Usage:   "`USER:PASSWORD` for the registry; in the environment nobody sees them with ps",
+		Sources: cli.EnvVars("CRI_SHIM_CREDS"),
+	}
+}
+
+// userPassword is the value of --creds; ok is false where there is none.
+func userPassword(cmd *cli.Command) (user, password string, ok bool, err error) {
+	creds := cmd.String("creds")
+	if creds == "" {
+		return "", "", false, nil
+	}
+	if user, password, ok = strings.Cut(creds, ":"); !ok {
+		return "", "", false, fmt.Errorf("image %s: --creds: want USER:PASSWORD", cmd.Name)
+	}
+	return user, password, true, nil
 }
 
 // withImages calls f with a client of the daemon's image service.
@@ -125,12 +148,12 @@ func pullImages(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	user, password, ok, err := userPassword(cmd)
+	if err != nil {
+		return err
+	}
 	var auth *pb.AuthConfig
-	if creds := cmd.String("creds"); creds != "" {
-		user, password, ok := strings.Cut(creds, ":")
-		if !ok {
-			return errors.New("image pull: --creds: want USER:PASSWORD")
-		}
+	if ok {
 		auth = &pb.AuthConfig{Username: user, Password: password}
 	}
 	return withImages(cmd, func(c pb.ImageServiceClient) error {

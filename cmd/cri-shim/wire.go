@@ -19,8 +19,11 @@ import (
 	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/payload"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/selinux"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -37,6 +40,7 @@ type parts struct {
 	networks *cni.Networks
 	groups   *cgroup.Host
 	manager  *sandbox.Manager
+	streams  *cri.StreamServer
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -89,38 +93,57 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images := newPodImages(p.store, log)
-	runtime, err := newPodRuntime(cfg, p.groups, images, log)
+	runtime, err := newPodRuntime(ctx, cfg, p.groups, images, log)
 	if err != nil {
 		return nil, err
 	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
+		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
+		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, defaultSysctls(cfg)},
+		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
-		Handlers:     handlers(cfg),
+		Streams:      p.streams,
+		Explain:      criImages{p.store},
+		Handlers:     handlers(cfg, handler(p.store, log)),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
-		Info:    p.info(cfg),
+		Info:    p.info(cfg, runtime),
 	}}, nil
 }
 
 // handlers are the built-in runtime's names.
-func handlers(cfg *config.Config) []cri.Handler {
-	out := []cri.Handler{{RecursiveReadOnly: true}}
+func handlers(cfg *config.Config, builtin cri.Handler) []cri.Handler {
+	out := []cri.Handler{builtin}
 	for _, name := range cfg.BuiltinHandlers {
-		h := out[0]
-		h.Name = name
-		out = append(out, h)
+		builtin.Name = name
+		out = append(out, builtin)
 	}
 	return out
+}
+
+// handler is the built-in runtime, with what this kernel and the file system of the images allow.
+func handler(images *image.Store, log *slog.Logger) cri.Handler {
+	h := cri.Handler{RecursiveReadOnly: sys.HasMountSetattr()}
+	if err := images.UserNamespaces(); err != nil {
+		log.Info("no pods with user namespaces", "err", err)
+		return h
+	}
+	h.UserNamespaces = true
+	return h
 }
 
 func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podImages, runtime *podRuntime, log *slog.Logger) (*sandbox.Manager, error) {
@@ -132,7 +155,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
-	procs, err := supervisorGroup(p.groups, cfg.SupervisorCgroup)
+	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
 	}
@@ -152,6 +175,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
+		Limits:            podLimits{runtime.oci},
 		Log:               log,
 	})
 }
@@ -160,6 +184,11 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 	c := image.Config{
 		Root:                   filepath.Join(cfg.Root, "images"),
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
+		RegistryAuth:           cfg.RegistryAuthFiles,
+		KeepBlobs:              cfg.KeepBlobs,
+		GzipProgram:            cfg.GzipProgram,
+		MaxLayerSize:           int64(cfg.MaxLayerSize),
+		MaxLayerEntries:        cfg.MaxLayerEntries,
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
 		Pinned:                 cfg.PinnedImages,
@@ -177,8 +206,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 
 // supervisorGroup makes the supervisors' control group and returns the files by which a
 // process enters it.
-func supervisorGroup(groups *cgroup.Host, at string) ([]string, error) {
-	g, err := groups.Create(at, nil)
+func supervisorGroup(ctx context.Context, groups *cgroup.Host, at string) ([]string, error) {
+	g, err := groups.Create(ctx, at, nil)
 	if err != nil {
 		return nil, fmt.Errorf("supervisor_cgroup: %w", err)
 	}
@@ -204,6 +233,9 @@ func (p *parts) close() error {
 		p.stop()
 		p.background.Wait()
 	}
+	if p.streams != nil {
+		p.streams.Close()
+	}
 	if p.manager != nil {
 		p.manager.Close()
 	}
@@ -220,16 +252,21 @@ func (p *parts) close() error {
 }
 
 // info is what a verbose Status tells beyond the CRI's fields.
-func (p *parts) info(cfg *config.Config) func() map[string]any {
+func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]any {
 	return func() map[string]any {
 		file, name, plugins := p.networks.Loaded()
+		cidrs, err := p.manager.PodCIDRs()
+		if err != nil {
+			cidrs = err.Error()
+		}
 		return map[string]any{
+			"podCIDR": cidrs,
 			"config":  configByKey(cfg),
 			"commit":  version.Commit(),
 			"cgroups": p.groups.Mode().String(),
 			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
 			"problems": slices.Concat(
-				texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
+				runtime.problems(), texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
 		}
 	}
 }
@@ -263,7 +300,9 @@ func badRecords(in []sandbox.BadRecord) []string {
 // podDefaults adds to a pod what the administrator wants every pod to have.
 type podDefaults struct {
 	*sandbox.Manager
+	oci     *oci.Runtime
 	sysctls map[string]string
+	levels  *podLevels
 }
 
 // defaultSysctls are for pods with a network of their own. One that the client sets wins.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -56,8 +57,18 @@ func (i *podImages) Release(owner string) {
 }
 
 // Rootfs implements sandbox.Images.
-func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir string) (*os.File, error) {
-	return i.store.Rootfs(ctx, c.ImageID, dir, image.RootfsOptions{})
+func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir, userns string) (*os.File, error) {
+	return i.rootfs(ctx, c.ImageID, dir, userns, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
+}
+
+func (i *podImages) rootfs(ctx context.Context, id, dir, userns string, o image.RootfsOptions) (_ *os.File, err error) {
+	if userns != "" {
+		if o.UserNS, err = os.Open(userns); err != nil {
+			return nil, fmt.Errorf("user namespace: %w", err)
+		}
+		defer o.UserNS.Close()
+	}
+	return i.store.Rootfs(ctx, id, dir, o)
 }
 
 // config is what an image says of its containers.
@@ -120,16 +131,24 @@ func (i criImages) find(ref string) (*image.Image, error) {
 	return img, err
 }
 
+func toAuth(c cri.Credentials) *image.Auth {
+	if c == (cri.Credentials{}) {
+		return nil
+	}
+	return &image.Auth{
+		Username: c.Username, Password: c.Password, ServerAddress: c.ServerAddress,
+		IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
+	}
+}
+
+// Why implements cri.Explainer.
+func (i criImages) Why(ctx context.Context, ref string, c cri.Credentials) (*image.Explanation, error) {
+	return i.store.Why(ctx, ref, toAuth(c))
+}
+
 // Pull implements cri.Images.
 func (i criImages) Pull(ctx context.Context, ref string, c cri.Credentials) (string, error) {
-	var auth *image.Auth
-	if c != (cri.Credentials{}) {
-		auth = &image.Auth{
-			Username: c.Username, Password: c.Password, ServerAddress: c.ServerAddress,
-			IdentityToken: c.IdentityToken, RegistryToken: c.RegistryToken,
-		}
-	}
-	img, err := i.store.Pull(ctx, ref, auth, image.PullOptions{})
+	img, err := i.store.Pull(ctx, ref, toAuth(c), image.PullOptions{})
 	if err != nil {
 		return "", err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"strings"
 
@@ -10,6 +11,9 @@ import (
 
 // RunPod lays the client's sysctls over the defaults.
 func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
+	if err := d.oci.CheckCgroupParent(cfg.CgroupParent); err != nil {
+		return "", fmt.Errorf("run pod sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, runtimeError(err))
+	}
 	if cfg.Security.Namespaces.Network != workload.ModeNode {
 		sysctls := maps.Clone(d.sysctls)
 		for name, value := range cfg.Sysctls {
@@ -20,5 +24,13 @@ func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, err
 		with.Sysctls = sysctls
 		cfg = &with
 	}
-	return d.Manager.RunPod(ctx, cfg)
+	cfg, err := d.levels.pod(cfg)
+	if err != nil {
+		return "", err
+	}
+	id, err := d.Manager.RunPod(ctx, cfg)
+	if err != nil && ctx.Err() == nil { // else it may go on
+		d.levels.released(cfg, d.Pods())
+	}
+	return id, err
 }

@@ -6,9 +6,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -17,8 +17,10 @@ import (
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci"
+	"github.com/cri-shim/cri-shim/oci/apparmor"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // joinedLater stands for a PID namespace that only the supervisor can name: it has the
@@ -33,9 +35,11 @@ type podRuntime struct {
 	devices *gpu.Registry
 	classes classes
 	log     *slog.Logger
+	// problem is what the node's configuration asks for and the node has not; nil is none.
+	problem error
 }
 
-func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
+func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host, images *podImages, log *slog.Logger) (*podRuntime, error) {
 	staging := filepath.Join(cfg.State, "staging")
 	if err := os.MkdirAll(staging, 0o700); err != nil {
 		return nil, err
@@ -44,8 +48,13 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
+	profile, problem := defaultAppArmor(ctx, cfg.ApparmorProfile)
+	if problem != nil {
+		log.Warn("RuntimeDefault does not confine containers by AppArmor", "err", problem)
+	}
 	r, err := oci.New(groups, oci.Config{
-		Staging: staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: cfg.ApparmorProfile,
+		SystemdCgroup: cfg.CgroupDriver == "systemd",
+		Staging:       staging, SeccompDefault: cfg.SeccompProfile, AppArmorDefault: profile,
 		Rlimits: rlimits(cfg.DefaultUlimits), PidsLimit: cfg.PidsLimit,
 	})
 	if err != nil {
@@ -55,7 +64,29 @@ func newPodRuntime(cfg *config.Config, groups *cgroup.Host, images *podImages, l
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log}, nil
+	return &podRuntime{
+		oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+	}, nil
+}
+
+// problems is for the verbose status.
+func (r *podRuntime) problems() []string {
+	if r.problem == nil {
+		return nil
+	}
+	return []string{r.problem.Error()}
+}
+
+// defaultAppArmor loads the profile that RuntimeDefault stands for. A node that has AppArmor but not the profile runs
+// containers without it, and says so here and in its verbose status.
+func defaultAppArmor(ctx context.Context, name string) (profile string, problem error) {
+	if name == "" || !apparmor.Enabled() {
+		return "", nil
+	}
+	if err := apparmor.Ensure(ctx, name); err != nil {
+		return "", fmt.Errorf("apparmor_profile: %w", err)
+	}
+	return name, nil
 }
 
 func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
@@ -77,6 +108,9 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 	if ns.IPC != workload.ModeNode {
 		env.Namespaces["ipc"] = "/proc/self/ns/ipc"
 	}
+	if ns.User != nil && ns.User.Mode == workload.ModePod {
+		env.Namespaces["user"] = "/proc/self/ns/user"
+	}
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return err
@@ -91,7 +125,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := r.images.volumes(ctx, c)
+	volumes, err := r.images.volumes(ctx, c, env.Namespaces["user"])
 	defer func() {
 		if err != nil {
 			closeVolumes(volumes)
@@ -120,10 +154,19 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 // launch hands over what was prepared. The files that it opened are closed with the launch,
 // as are those that were handed in.
 func launch(p *oci.Prepared) *sandbox.Launch {
-	return &sandbox.Launch{
+	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
-		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, KillGroup: p.KillGroup,
+		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
+	if p.UserNamespace != nil {
+		h := p.Host
+		l.Host = &api.HostSetup{CgroupTasks: h.CgroupTasks, Dir: h.Dir, StdioUID: h.StdioUID, OOMScoreAdj: h.OOMScoreAdj}
+		for _, limit := range h.Rlimits {
+			l.Host.Rlimits = append(l.Host.Rlimits, api.Rlimit(limit))
+		}
+	}
+	return l
 }
 
 func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (oci.Params, error) {
@@ -131,10 +174,12 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	if err != nil {
 		return oci.Params{}, err
 	}
+	config := c.Config
+	config.Resources = c.Limits()
 	params := oci.Params{
-		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &c.Config, Image: img, Root: env.Root,
-		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"]},
-		CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID),
+		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
+		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
+		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
 		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
 	}
 	switch c.Config.Security.Namespaces.PID {
@@ -157,7 +202,7 @@ func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox
 		return nil, err
 	}
 	prepared, err := r.oci.Exec(ctx, oci.ExecParams{
-		ContainerID: c.ID, CgroupPath: oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
+		ContainerID: c.ID, CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
 		Command: e.Command, Terminal: e.Terminal, PID: e.PID,
 		Alive: func() error { return sameProcess(e.PID, c.PIDStart) },
 	})
@@ -177,8 +222,8 @@ func sameProcess(pid int, start uint64) error {
 }
 
 // PodInit implements sandbox.Runtime.
-func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Launch, error) {
-	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{})
+func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string) (*sandbox.Launch, error) {
+	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{User: userns})
 	if err != nil {
 		return nil, runtimeError(err)
 	}
@@ -187,16 +232,15 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Laun
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	return errors.Join(r.oci.Remove(ctx, oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
+	return errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
 		r.oci.RemoveResctrl(c.ID))
 }
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.
 func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
-	init := oci.PodInitCgroup(&p.Config, p.ID)
-	err := r.oci.Remove(ctx, init)
+	err := r.oci.Remove(ctx, r.oci.PodInitCgroup(&p.Config, p.ID))
 	if p.Config.CgroupParent == "" {
-		err = errors.Join(err, r.oci.Remove(ctx, path.Dir(init)))
+		err = errors.Join(err, r.oci.Remove(ctx, r.oci.PodCgroup(&p.Config, p.ID)))
 	}
 	return err
 }
@@ -204,7 +248,13 @@ func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
 // runtimeError gives an error of the runtime its kind.
 func runtimeError(err error) error {
 	var field *oci.FieldError
-	if errors.As(err, &field) || errors.Is(err, gpu.ErrDevice) {
+	var limit *cgroup.LimitError
+	switch {
+	case errors.As(err, &field), errors.Is(err, gpu.ErrDevice):
+		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
+	case errors.As(err, &limit) && errors.Is(err, syscall.EBUSY): // more is in use
+		return fmt.Errorf("%w: %w", sandbox.ErrState, err)
+	case errors.As(err, &limit) && (errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ERANGE)):
 		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	}
 	return err

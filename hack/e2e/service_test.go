@@ -61,7 +61,8 @@ func (n *node) condition(t *testing.T, name string) *pb.RuntimeCondition {
 // implemented is what this version answers; all else says that it does not.
 const implemented = ` Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus
 ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ListContainers ContainerStatus
-ReopenContainerLog ExecSync ListImages ImageStatus PullImage RemoveImage ImageFsInfo `
+ReopenContainerLog UpdateContainerResources UpdatePodSandboxResources UpdateRuntimeConfig ExecSync Exec Attach
+PortForward ListImages ImageStatus PullImage RemoveImage ImageFsInfo `
 
 func TestUnimplemented(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -17,6 +18,10 @@ type Fault struct {
 	CutAfter int64
 	// StallAfter sends nothing more after so many bytes, until the client or the server goes; -1 before the first.
 	StallAfter int64
+	// Length is told as the length of the body, whatever that is.
+	Length int64
+	// Redirect sends the client on to this URL (307), or to one below it if it ends in a slash.
+	Redirect string
 	// FlipAt changes the byte at this offset of the body; -1 the first.
 	FlipAt int64
 }
@@ -50,6 +55,14 @@ func (s *Server) applyFault(w http.ResponseWriter, r *http.Request) (http.Respon
 		fail(w, fault.Status, "FAULT", fault.Message)
 		return w, true
 	}
+	if fault.Redirect != "" {
+		to := fault.Redirect
+		if strings.HasSuffix(to, "/") {
+			to += strings.TrimPrefix(r.URL.Path, "/")
+		}
+		http.Redirect(w, r, to, http.StatusTemporaryRedirect)
+		return w, true
+	}
 	return &faultyWriter{ResponseWriter: w, fault: fault, s: s, r: r}, false
 }
 
@@ -67,6 +80,14 @@ type faultyWriter struct {
 	s     *Server
 	r     *http.Request
 	off   int64
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (w *faultyWriter) WriteHeader(code int) {
+	if w.fault.Length > 0 {
+		w.Header().Set("Content-Length", strconv.FormatInt(w.fault.Length, 10))
+	}
+	w.ResponseWriter.WriteHeader(code)
 }
 
 var errCut = errors.New("fault: cut")

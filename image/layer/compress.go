@@ -3,6 +3,7 @@ package layer
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,12 @@ const maxZstdWindow = 128 << 20
 // Decompress returns the content of r, whose compression (gzip, zstd, none) is told from its first bytes: the media
 // type of a layer is what its registry claims. The reader must be closed; r is not.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
+	return DecompressWith(context.Background(), r, "")
+}
+
+// DecompressWith is Decompress with a program for gzip ("" for ours), which is killed when ctx ends. The reader is a
+// *Program then. r is not read any more once that is closed.
+func DecompressWith(ctx context.Context, r io.Reader, program string) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	magic, err := br.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -24,6 +31,12 @@ func Decompress(r io.Reader) (io.ReadCloser, error) {
 	}
 	switch {
 	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		if program != "" {
+			if p, err := startProgram(ctx, program, br); err == nil {
+				return p, nil
+			}
+			// Without a process there is still ours.
+		}
 		z, err := gzip.NewReader(br)
 		if err != nil {
 			return nil, fmt.Errorf("gzip: %w", err)

@@ -362,6 +362,7 @@ func everything() []entry {
 		with(file("precise", "t"), func(e *entry) { e.ModTime, e.Format = time.Unix(1600000001, 123456789), tar.FormatPAX }),
 		with(file("user", "t"), func(e *entry) { e.PAXRecords = map[string]string{"SCHILY.xattr.user.k": "v\x00w"} }),
 		file(long+strings.Repeat("n", 200), "long"),
+		with(file("not-\xff\xfe-utf8", "t"), func(e *entry) { e.Format = tar.FormatGNU }), file("ünïcode", "t"),
 		file("big", strings.Repeat("0123456789abcdef", 40000)), file("zeros", strings.Repeat("\x00", 300<<10)),
 		dir("dir-then-file", 0o755), file("dir-then-file/x", ""), file("dir-then-file", ""),
 		file("replaced", "first"), link(tar.TypeSymlink, "replaced", "etc"),
@@ -416,6 +417,40 @@ func TestCompareBusybox(t *testing.T) {
 		entries = append(entries, e)
 	}
 	compare(t, makeTar(t, entries...))
+}
+
+// TestCompareDistribution: layers of a distribution, as its own tar writes them: this machine's files, or the archives
+// that TEST_LAYERS names.
+func TestCompareDistribution(t *testing.T) {
+	needRoot(t)
+	if layers := os.Getenv("TEST_LAYERS"); layers != "" {
+		for _, name := range filepath.SplitList(layers) {
+			stream, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compare(t, stream)
+		}
+		return
+	}
+	gnutar, err := exec.LookPath("tar")
+	if err != nil {
+		t.Skip("no tar in $PATH")
+	}
+	var from []string
+	for _, d := range []string{"usr/sbin", "usr/share/zoneinfo/Europe", "etc/alternatives", "usr/lib/udev"} {
+		if _, err := os.Stat(filepath.Join("/", d)); err == nil {
+			from = append(from, d)
+		}
+	}
+	for _, format := range []string{"gnu", "pax"} {
+		args := append([]string{"-C", "/", "-c", "--format=" + format, "--numeric-owner", "--one-file-system", "-f", "-"}, from...)
+		stream, err := exec.Command(gnutar, args...).Output()
+		if err != nil {
+			t.Skipf("tar of this machine's files: %v", err) // they change under it
+		}
+		compare(t, stream)
+	}
 }
 
 // TestReplacedContent: an entry that comes twice counts as it comes last, and the stream is the same again.

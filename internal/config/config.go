@@ -13,7 +13,7 @@ type Config struct {
 
 	PodsPerSupervisor int    `toml:"pods_per_supervisor" doc:"Pods that share a supervisor process. 1 gives each pod its own: more memory, and the loss of one supervisor touches one pod."`
 	SupervisorCgroup  string `toml:"supervisor_cgroup" doc:"Cgroup of the supervisors, from the root of the hierarchy. Never the daemon's own: a restart of the service must leave pods alone."`
-	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods; the kubelet's cgroupDriver. Only cgroupfs in this version."`
+	CgroupDriver      string `toml:"cgroup_driver" doc:"Who makes the cgroups of pods, which must be the kubelet's cgroupDriver: cgroupfs, or systemd (cgroup v2 and systemd 244). A kubelet that asks the runtime is told; where systemd is PID 1, systemd is what Kubernetes recommends."`
 
 	CNIConfDir string   `toml:"cni_conf_dir" doc:"CNI configuration lists; the first in name order is the pod network."`
 	CNIBinDirs []string `toml:"cni_bin_dirs" doc:"Where CNI plugins are looked for, in this order."`
@@ -21,13 +21,18 @@ type Config struct {
 	NetnsDir   string   `toml:"netns_dir" doc:"Where the pods' network namespaces are pinned; ip netns and CNI plugins expect /run/netns."`
 
 	RegistryConfigDirs     []string `toml:"registry_config_dirs" doc:"Folders with one folder per registry host, each with a hosts.toml and certificates, as containerd has them. The first that knows a host counts; folders that do not exist are skipped."`
+	RegistryAuthFiles      []string `toml:"registry_auth_files" doc:"Files in the format of docker's config.json, or folders with such files (*.json), with credentials for registries and mirrors. What the kubelet sends comes first. Read at each pull; those that do not exist are skipped."`
 	MaxConcurrentDownloads int      `toml:"max_concurrent_downloads" doc:"Layers that are downloaded and unpacked at a time, over all pulls."`
-	PullProgressTimeout    Duration `toml:"pull_progress_timeout" doc:"A registry that sends no byte for this long is asked again, from where it stopped; after four times in a row the pull fails."`
+	PullProgressTimeout    Duration `toml:"pull_progress_timeout" doc:"A registry that sends no byte for this long is asked again, or the next mirror is, from where it stopped; after four times in a row the pull fails."`
+	KeepBlobs              bool     `toml:"keep_blobs" doc:"Keep the compressed blobs of layers as well, as long as an image needs them: a damaged layer can be made again without its registry. Takes about a third more of the disk."`
+	GzipProgram            string   `toml:"gzip_program" doc:"Program that decompresses gzip from standard input to standard output with -dc, run as nobody. auto: igzip where it is installed, which takes a third of the CPU time; none: the built-in decompressor."`
+	MaxLayerSize           Size     `toml:"max_layer_size" doc:"What a layer may take uncompressed; a larger one fails the pull, so that a small download cannot fill the disk."`
+	MaxLayerEntries        int64    `toml:"max_layer_entries" doc:"Files, directories and links that a layer may have."`
 	PinnedImages           []string `toml:"pinned_images" doc:"Images that the kubelet's garbage collection leaves alone. A * at the end of a full name, as in docker.io/library/*, stands for any rest."`
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
 
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
-	ApparmorProfile string   `toml:"apparmor_profile" doc:"Loaded AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. Empty: none, such containers are not confined by AppArmor."`
+	ApparmorProfile string   `toml:"apparmor_profile" doc:"AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. cri-shim-default is made and loaded when the daemon starts, which takes apparmor_parser; another must be loaded by then. Without it, or if empty, such containers are not confined by AppArmor."`
 	PidsLimit       int64    `toml:"pids_limit" doc:"Processes and threads that one container may have. 0: no limit but the pod's, which the kubelet sets (podPidsLimit)."`
 	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
 
@@ -47,6 +52,11 @@ type Config struct {
 	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
 	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest request that is taken. Answers are as large as they need to be; the kubelet takes 16MiB."`
 
+	StreamListen      string   `toml:"stream_listen" doc:"Address of the server that exec, attach and port-forward connect to, through the kubelet; port 0 is any that is free. Other than loopback only with TLS."`
+	StreamTLSCert     string   `toml:"stream_tls_cert" doc:"File with the streaming server's certificate, in PEM, with intermediate ones behind it. It is read again when it has changed. Empty: no TLS."`
+	StreamTLSKey      string   `toml:"stream_tls_key" doc:"File with the key of stream_tls_cert."`
+	StreamIdleTimeout Duration `toml:"stream_idle_timeout" doc:"How long an exec, attach or port-forward may be without traffic, and how long its client may take nothing, before it is ended."`
+
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
 	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
@@ -63,6 +73,7 @@ func Default() Config {
 		Listen:                  "/run/cri-shim/cri-shim.sock",
 		LogLevel:                "info",
 		LogFormat:               "text",
+		ApparmorProfile:         "cri-shim-default",
 		PodsPerSupervisor:       32,
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
@@ -71,7 +82,11 @@ func Default() Config {
 		CNITimeout:              Seconds(60),
 		NetnsDir:                "/run/netns",
 		RegistryConfigDirs:      []string{"/etc/cri-shim/certs.d", "/etc/containerd/certs.d", "/etc/docker/certs.d"},
+		RegistryAuthFiles:       []string{"/etc/cri-shim/auth.d"},
 		MaxConcurrentDownloads:  3,
+		GzipProgram:             "auto",
+		MaxLayerSize:            256 * GiB,
+		MaxLayerEntries:         8 << 20,
 		PullProgressTimeout:     Seconds(30),
 		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
 		GPUDriverRoot:           "/",
@@ -83,6 +98,8 @@ func Default() Config {
 		LogLineMax:              16 * KiB,
 		ExecSyncOutputLimit:     16 * MiB,
 		MaxCRIMessageSize:       16 * MiB,
+		StreamListen:            "127.0.0.1:0",
+		StreamIdleTimeout:       Seconds(4 * 60 * 60),
 		KillTimeout:             Seconds(10),
 		DrainTimeout:            Seconds(30),
 		ReconcileInterval:       Seconds(5 * 60),

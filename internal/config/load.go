@@ -152,6 +152,7 @@ func decodeStrictly(data []byte, c *Config) error {
 func clone(c Config) Config {
 	c.CNIBinDirs = slices.Clone(c.CNIBinDirs)
 	c.RegistryConfigDirs = slices.Clone(c.RegistryConfigDirs)
+	c.RegistryAuthFiles = slices.Clone(c.RegistryAuthFiles)
 	c.PinnedImages = slices.Clone(c.PinnedImages)
 	c.DefaultUlimits = slices.Clone(c.DefaultUlimits)
 	return c

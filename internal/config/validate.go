@@ -2,9 +2,12 @@ package config
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -18,14 +21,14 @@ func Validate(c Config) Problems {
 	v.paths(c)
 	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	v.oneOf("log_format", c.LogFormat, "text", "json")
-	v.check("cgroup_driver", c.CgroupDriver != "systemd",
-		`"systemd" is not supported by this version; set "cgroupfs", here and in the kubelet's configuration`)
-	if c.CgroupDriver != "systemd" {
-		v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs")
-	}
+	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
+	v.between("max_layer_entries", c.MaxLayerEntries, 1, 1<<32)
+	if c.GzipProgram != "auto" && c.GzipProgram != "none" {
+		v.path("gzip_program", c.GzipProgram)
+	}
 	v.platform(c.ImagePlatform)
 	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
@@ -35,6 +38,7 @@ func Validate(c Config) Problems {
 	for _, name := range c.BuiltinHandlers {
 		v.check("builtin_handlers", handlerPattern.MatchString(name), "%q is not a RuntimeClass handler (a DNS label)", name)
 	}
+	v.streams(c)
 	v.sizes(c)
 	v.durations(c)
 	return v.problems
@@ -83,6 +87,7 @@ func (v *validator) paths(c Config) {
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
 		{"cdi_spec_dirs", c.CDISpecDirs},
+		{"registry_auth_files", c.RegistryAuthFiles},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)
@@ -143,6 +148,25 @@ func (v *validator) ulimits(list []Ulimit) {
 	}
 }
 
+func (v *validator) streams(c Config) {
+	host, port, err := net.SplitHostPort(c.StreamListen)
+	v.check("stream_listen", err == nil, "%q is not host:port", c.StreamListen)
+	if err == nil {
+		_, err := strconv.ParseUint(port, 10, 16)
+		v.check("stream_listen", err == nil, "%q is not a port between 0 and 65535", port)
+		ip, err := netip.ParseAddr(host)
+		loopback := host == "localhost" || err == nil && ip.IsLoopback()
+		v.check("stream_listen", loopback || c.StreamTLSCert != "",
+			"%q is not loopback: what is typed and shown would cross the network in the clear; set stream_tls_cert and stream_tls_key", host)
+	}
+	v.check("stream_tls_key", (c.StreamTLSCert == "") == (c.StreamTLSKey == ""), "stream_tls_cert and stream_tls_key go together; one is empty")
+	for key, path := range map[string]string{"stream_tls_cert": c.StreamTLSCert, "stream_tls_key": c.StreamTLSKey} {
+		if path != "" {
+			v.path(key, path)
+		}
+	}
+}
+
 func (v *validator) sizes(c Config) {
 	for _, size := range []struct {
 		key       string
@@ -151,6 +175,7 @@ func (v *validator) sizes(c Config) {
 	}{
 		{"log_line_max", c.LogLineMax, 1 * KiB, 1 * MiB},
 		{"exec_sync_output_limit", c.ExecSyncOutputLimit, 1 * KiB, 16 * MiB},
+		{"max_layer_size", c.MaxLayerSize, 1 * MiB, 1 << 20 * GiB},
 		{"max_cri_message_size", c.MaxCRIMessageSize, 4 * MiB, 1 * GiB},
 	} {
 		v.between(size.key, int64(size.value), int64(size.low), int64(size.high))
@@ -165,6 +190,7 @@ func (v *validator) durations(c Config) {
 	}{
 		{"cni_timeout", c.CNITimeout, time.Second, time.Hour},
 		{"pull_progress_timeout", c.PullProgressTimeout, time.Second, 24 * time.Hour},
+		{"stream_idle_timeout", c.StreamIdleTimeout, time.Second, 7 * 24 * time.Hour},
 		{"kill_timeout", c.KillTimeout, time.Second, time.Hour},
 		{"drain_timeout", c.DrainTimeout, 0, time.Hour},
 		{"reconcile_interval", c.ReconcileInterval, time.Second, 24 * time.Hour},

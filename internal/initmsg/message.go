@@ -42,6 +42,8 @@ const (
 	ModeExec
 	// ModePodInit stays as PID 1 of a pod's shared PID namespace: it reaps, and ends on SIGTERM.
 	ModePodInit
+	// ModeServer stays and forks an init for each ForkRequest, so that these need no start of their own.
+	ModeServer
 )
 
 // Namespace is one to join by descriptor or path; Path is opened in the host's mount namespace.
@@ -59,6 +61,8 @@ type Mount struct {
 	Source string
 	// File is a detached mount (open_tree or fsmount) to be attached, or NoFile.
 	File int32
+	// IDMap is 1 and the index of a user namespace that a new file system's mount is mapped by; 0 is none.
+	IDMap int32
 	// Target is resolved inside the new root; missing parts are created.
 	Target string
 	// Recursive binds the tree below Source (rbind).
@@ -151,6 +155,8 @@ type Process struct {
 	Scheduler   *Scheduler
 	IOPriority  *uint32 // ioprio value of ioprio_set(2)
 	Personality *uint32
+	// KeepKeyring leaves the workload the session keyring of whoever started it.
+	KeepKeyring bool
 	Affinity    []uint64 // CPU mask words for sched_setaffinity(2); empty leaves it
 	NUMAMode    *uint32  // set_mempolicy(2) mode with flags
 	NUMAMask    []uint64
@@ -159,13 +165,19 @@ type Process struct {
 	ExtraFiles uint32
 }
 
+// HooksDue and HooksDone are the messages over Message.HookFile.
+const (
+	HooksDue  = "hooks"
+	HooksDone = "done"
+)
+
 // Root is the new root file system. A pod init only uses Staging.
 type Root struct {
 	// File is a detached mount to become the root, or NoFile: Path is bound then.
 	File int32
 	Path string
 	// Staging is an empty host directory on which the new root is put before
-	// pivot_root(2); it is only seen inside the new mount namespace.
+	// pivot_root(2); it is only seen inside the new mount namespace. In a user namespace it is the working directory.
 	Staging string
 	// Readonly makes the root read-only after everything below it was set up.
 	Readonly bool
@@ -188,6 +200,9 @@ type Hook struct {
 // Message is the whole instruction.
 type Message struct {
 	Mode Mode
+	// UserNamespace says that this is a user namespace without rights over the host: host paths may be closed to the
+	// init, so it is handed mounts and namespaces as files, and no new procfs can be had for each purpose.
+	UserNamespace bool
 	// CgroupTasks are files that the init writes "0" to with its main thread, before
 	// anything else (cgroup v1; on v2 it was cloned into its group).
 	CgroupTasks []string
@@ -207,14 +222,18 @@ type Message struct {
 	Symlinks    []Symlink
 	Masked      []string
 	Readonly    []string
-	// Hooks that the init itself runs; State is the OCI state on their standard input.
+	// Hooks that the init itself runs; State is the OCI state on their standard input, a JSON object to which
+	// the init adds status and pid.
 	CreateContainerHooks []Hook
 	StartContainerHooks  []Hook
 	State                []byte
-	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends
-	// KindReady, opens the FIFO for writing, which blocks until the other side reads, and
-	// writes "0": the gate between create and start. The workload's user must be
-	// allowed to write to it.
+	// HookFile is a SOCK_SEQPACKET socket, or nil: before the createContainer hooks the init sends HooksDue over
+	// it and waits for HooksDone, or for the text of what went wrong: whoever started it runs the hooks of its
+	// own namespaces meanwhile.
+	HookFile *int32
+	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends KindReady and opens the
+	// FIFO for writing, which blocks until the other side reads: the gate between create and start. From then on
+	// it reports over the FIFO. The workload's user must be allowed to write to it.
 	StartFile int32
 	Process   Process
 }

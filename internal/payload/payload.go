@@ -27,9 +27,9 @@ const (
 )
 
 var (
-	supervisorFile = program{name: supervisorName, embedded: supervisor}
-	initFile       = program{name: initName, embedded: initProgram}
-	classesFile    = program{name: classesName, embedded: classesProgram}
+	supervisorFile = program{name: supervisorName, embedded: &supervisor}
+	initFile       = program{name: initName, embedded: &initProgram}
+	classesFile    = program{name: classesName, embedded: &classesProgram}
 )
 
 // Supervisor is cri-shim-supervisor, to be executed as /proc/self/fd/N or with execveat(2). The file is
@@ -45,8 +45,10 @@ func Init(stateDir string) (*os.File, error) { return initFile.open(stateDir) }
 func Classes(stateDir string) (*os.File, error) { return classesFile.open(stateDir) }
 
 type program struct {
-	name     string
-	embedded string // "" in a build without payload
+	name string
+	// embedded points to "" in a build without payload. It is a pointer so that a command that only needs one
+	// of the programs carries one.
+	embedded *string
 
 	mu   sync.Mutex
 	file *os.File
@@ -73,15 +75,17 @@ func (p *program) open(stateDir string) (*os.File, error) {
 	}
 	p.file = f
 	// Saves megabytes of resident memory, but nothing depends on it (pages locked in memory stay).
-	_ = sys.DropStringPages(p.embedded)
+	if p.embedded != nil {
+		_ = sys.DropStringPages(*p.embedded)
+	}
 	return f, nil
 }
 
 // source is the embedded program or the first that is found: beside this executable, then in
 // $CRI_SHIM_LIBEXEC.
 func (p *program) source() (io.ReadCloser, error) {
-	if p.embedded != "" {
-		return io.NopCloser(strings.NewReader(p.embedded)), nil
+	if p.embedded != nil && *p.embedded != "" {
+		return io.NopCloser(strings.NewReader(*p.embedded)), nil
 	}
 	var dirs []string
 	if self, err := os.Executable(); err == nil {

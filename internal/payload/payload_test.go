@@ -41,7 +41,8 @@ func TestEmbeddedProgram(t *testing.T) {
 	if err != nil {
 		t.Skipf("no program to copy: %v", err)
 	}
-	p := program{name: "cri-shim-payload-test", embedded: string(data)}
+	embedded := string(data)
+	p := program{name: "cri-shim-payload-test", embedded: &embedded}
 	files := make([]*os.File, 8)
 	var wg sync.WaitGroup
 	for i := range files {

@@ -5,8 +5,8 @@ package payload
 // Built without `make build`, by go test or an editor, the programs are looked for beside this one.
 // A build tag, not an optional file, decides this: tests never run a stale program that an earlier
 // build left behind.
-const (
-	supervisor     = ""
-	initProgram    = ""
-	classesProgram = ""
+var (
+	supervisor     string
+	initProgram    string
+	classesProgram string
 )

@@ -147,6 +147,11 @@ func fsError(fd int, what string, err error) error {
 // mount out of it with open_tree. The options (one page at most) name directories by fd number, relative to
 // /proc/self/fd, so that 500 layers fit.
 func mountOverlayLegacy(o Overlay) (*os.File, error) {
+	return inOwnMounts(func() (*os.File, error) { return mountOverlayHere(o) })
+}
+
+// inOwnMounts runs f in a private copy of the mount namespace, which ends with it.
+func inOwnMounts(f func() (*os.File, error)) (*os.File, error) {
 	type result struct {
 		f   *os.File
 		err error
@@ -155,20 +160,23 @@ func mountOverlayLegacy(o Overlay) (*os.File, error) {
 	go func() {
 		// Never unlocked: the thread, and with it the namespace, ends with the goroutine.
 		runtime.LockOSThread()
-		f, err := mountOverlayHere(o)
-		done <- result{f, err}
+		err := unix.Unshare(unix.CLONE_NEWNS)
+		if err != nil {
+			done <- result{err: fmt.Errorf("unshare mount namespace: %w", err)}
+			return
+		}
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			done <- result{err: fmt.Errorf("make mounts private: %w", err)}
+			return
+		}
+		out, err := f()
+		done <- result{out, err}
 	}()
 	r := <-done
 	return r.f, r.err
 }
 
 func mountOverlayHere(o Overlay) (*os.File, error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return nil, fmt.Errorf("mount overlay: unshare mount namespace: %w", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return nil, fmt.Errorf("mount overlay: make mounts private: %w", err)
-	}
 	if err := unix.Chdir("/proc/self/fd"); err != nil {
 		return nil, fmt.Errorf("mount overlay: chdir /proc/self/fd: %w", err)
 	}
@@ -290,4 +298,23 @@ func CloneTree(dir *os.File, readonly bool, userns *os.File) (*os.File, error) {
 	}
 	runtime.KeepAlive(userns)
 	return f, nil
+}
+
+// CloneSubtree is CloneTree of a directory in the detached mount root, which may be used up by it: the kernel clones a
+// part of a detached mount since Linux 6.15, and before that only where it is attached.
+func CloneSubtree(root, dir *os.File, readonly bool) (*os.File, error) {
+	f, err := CloneTree(dir, readonly, nil)
+	if !errors.Is(err, unix.EINVAL) {
+		return f, err
+	}
+	return cloneAttached(root, dir, readonly)
+}
+
+func cloneAttached(root, dir *os.File, readonly bool) (*os.File, error) {
+	return inOwnMounts(func() (*os.File, error) {
+		if err := unix.MoveMount(int(root.Fd()), "", unix.AT_FDCWD, scratch, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return nil, fmt.Errorf("move_mount %s: %w", root.Name(), err)
+		}
+		return CloneTree(dir, readonly, nil)
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"testing"
 )
 
@@ -87,4 +88,50 @@ func overlayOf(t *testing.T, n int) Overlay {
 		}
 	}
 	return o
+}
+
+// TestCloneSubtree: both ways give a part of a detached mount, read-only.
+func TestCloneSubtree(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: mounts")
+	}
+	for name, clone := range map[string]func(root, dir *os.File, readonly bool) (*os.File, error){"any": CloneSubtree, "attached": cloneAttached} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(dir, "a", "b", "file"), []byte("there"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			whole, err := os.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer whole.Close()
+			root, err := CloneTree(whole, true, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer root.Close()
+			fd, err := OpenInRoot(int(root.Fd()), "a/b", os.O_RDONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sub := os.NewFile(uintptr(fd), "b")
+			defer sub.Close()
+			f, err := clone(root, sub, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			at := "/proc/self/fd/" + strconv.Itoa(int(f.Fd()))
+			if b, err := os.ReadFile(at + "/file"); string(b) != "there" {
+				t.Errorf("file = %q, %v; want there", b, err)
+			}
+			if err := os.WriteFile(at+"/new", nil, 0o644); !errors.Is(err, syscall.EROFS) {
+				t.Errorf("writing = %v; want %v", err, syscall.EROFS)
+			}
+		})
+	}
 }

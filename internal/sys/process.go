@@ -1,7 +1,6 @@
 package sys
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -164,9 +163,27 @@ func Memfd(name string, data []byte) (*os.File, error) {
 
 // Winsize sets a terminal's size in characters.
 func Winsize(tty *os.File, rows, cols uint16) error {
-	err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols})
-	runtime.KeepAlive(tty)
-	return os.NewSyscallError("TIOCSWINSZ", err)
+	return control(tty, func(fd int) error {
+		return os.NewSyscallError("TIOCSWINSZ", unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: rows, Col: cols}))
+	})
+}
+
+// control is for a descriptor that the poller may have: os.File's Fd would make it block.
+func control(f *os.File, do func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var opErr error
+	return errors.Join(raw.Control(func(fd uintptr) { opErr = do(int(fd)) }), opErr)
+}
+
+// GrowPipe asks for a pipe that holds size bytes; how much a process may have is limited (pipe(7)).
+func GrowPipe(f *os.File, size int) error {
+	return control(f, func(fd int) error {
+		_, err := unix.FcntlInt(uintptr(fd), unix.F_SETPIPE_SZ, size)
+		return os.NewSyscallError("F_SETPIPE_SZ", err)
+	})
 }
 
 // Pipe returns a pipe: r does not block and uses the poller; w is an ordinary blocking
@@ -190,12 +207,15 @@ func Pipe(reverse bool) (r, w *os.File, err error) {
 
 // Dup duplicates a descriptor.
 func Dup(f *os.File) (*os.File, error) {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 3)
-	runtime.KeepAlive(f)
+	dup := -1
+	err := control(f, func(fd int) (err error) {
+		dup, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("duplicate %s: %w", f.Name(), err)
 	}
-	return os.NewFile(uintptr(fd), f.Name()), nil
+	return os.NewFile(uintptr(dup), f.Name()), nil
 }
 
 // WaitChild waits for a child and discards how it ended.
@@ -226,17 +246,21 @@ func WaitPidfd(pidfd *os.File) (*os.File, func() error, error) {
 
 // StartTime is when a process started, in clock ticks since boot (proc_pid_stat(5), field 22).
 func StartTime(pid int) (uint64, error) {
+	_, start, err := ProcessState(pid)
+	return start, err
+}
+
+// ProcessState is the state of a process ('R', 'S', 'Z', …) and when it started, see StartTime.
+func ProcessState(pid int) (state byte, start uint64, err error) {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	// The second field, the command's name, may hold anything but ends with the last parenthesis.
-	fields := bytes.Fields(data[bytes.LastIndexByte(data, ')')+1:])
-	const startTime = 22 - 3
-	if len(fields) <= startTime {
-		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields)+2)
+	p, ok := parseStat(data)
+	if !ok {
+		return 0, 0, fmt.Errorf("/proc/%d/stat: %q is not its format", pid, data)
 	}
-	return strconv.ParseUint(string(fields[startTime]), 10, 64)
+	return p.state, p.start, nil
 }
 
 // PidfdOpenSame opens a process that is known by PID and start time; os.ErrProcessDone if

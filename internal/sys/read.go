@@ -44,6 +44,27 @@ func readable(fd int) bool {
 	return err != nil || n > 0
 }
 
+// ReadNow reads what is there without waiting, whatever deadline the file has: 0 when there is nothing, or the end is reached.
+func ReadNow(raw syscall.RawConn, buf []byte) (int, error) {
+	var n int
+	var opErr error
+	err := raw.Control(func(fd uintptr) {
+		for {
+			n, opErr = unix.Read(int(fd), buf)
+			if opErr != unix.EINTR {
+				break
+			}
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	if opErr == unix.EAGAIN || opErr == unix.EIO { // EIO: of a terminal, the end
+		return 0, nil
+	}
+	return max(n, 0), opErr
+}
+
 // WriteNow writes without waiting: it returns how much was taken, which may be 0.
 func WriteNow(raw syscall.RawConn, data []byte) (int, error) {
 	var n int

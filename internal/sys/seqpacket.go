@@ -220,3 +220,16 @@ func FileConn(f *os.File) (*Conn, error) {
 	}
 	return &Conn{f: f, raw: raw}, nil
 }
+
+// ReceiveFile takes a descriptor that was sent as the only one of a message, for the poller.
+func ReceiveFile(c *Conn) (*os.File, error) {
+	n, files, err := c.Recv(make([]byte, 16), 1)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 || len(files) != 1 {
+		closeAll(files)
+		return nil, errors.New("a message without a descriptor")
+	}
+	return Pollable(files[0])
+}

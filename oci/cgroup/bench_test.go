@@ -27,7 +27,7 @@ func benchHost(b *testing.B) (*Host, string) {
 	b.Cleanup(func() { _ = h.Close() })
 	path := testPath(b, h)
 	// A neighbour with a quota: the first one on a machine makes the kernel patch itself (0.6 ms), which no node pays twice.
-	if _, err := h.Create(path+"/pod/neighbour", typical()); err != nil {
+	if _, err := h.Create(b.Context(), path+"/pod/neighbour", typical()); err != nil {
 		b.Skipf("limits: %v", err)
 	}
 	return h, path + "/pod/ctr"
@@ -39,7 +39,7 @@ func BenchmarkCreateRemove(b *testing.B) {
 	r := typical()
 	for b.Loop() {
 		t0 := time.Now()
-		g, err := h.Create(path, r)
+		g, err := h.Create(b.Context(), path, r)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -55,7 +55,7 @@ func BenchmarkCreateRemove(b *testing.B) {
 
 func BenchmarkStats(b *testing.B) {
 	h, path := benchHost(b)
-	g, err := h.Create(path, typical())
+	g, err := h.Create(b.Context(), path, typical())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -110,7 +110,7 @@ func BenchmarkDeviceProgramV2(b *testing.B) {
 	var create, remove time.Duration
 	for b.Loop() {
 		t0 := time.Now()
-		g, err := h.Create(path, r)
+		g, err := h.Create(b.Context(), path, r)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -1,9 +1,10 @@
 // Package cgroup makes, limits, measures, kills and removes the control groups of pods and containers, on cgroup v1 and
-// v2, by writing the kernel's files (the "cgroupfs driver").
+// v2.
 //
-// A Host is what Detect found on the machine; its Create and Open give a Group, named by a path below the root of every
-// hierarchy ("/kubepods/burstable/podX/ctrY"). A driver that lets systemd make the group (a scope) uses Open on the
-// path that systemd chose and then Group.Update, which applies every limit, the device program included.
+// A Host is what Detect found on the machine; its Create and Open give a Group. The name of a group says who makes it: a
+// path below the root of every hierarchy ("/kubepods/burstable/podX/ctrY") is made by writing the kernel's files (the
+// "cgroupfs driver"); slice:prefix:name ("kubepods-podX.slice:cri-shim:Y") is a scope that systemd makes, and a bare
+// "kubepods-podX.slice" is a slice of systemd's (the "systemd driver", cgroup v2 only; see Unit).
 //
 // Limits are written directly, not through a library: on the way of a pod's start each file costs one open, one write
 // and one close relative to a directory descriptor that the Host keeps, and a refusal can name the limit, the file and
@@ -11,6 +12,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -49,6 +51,7 @@ type Host struct {
 	primary     *hierarchy // where processes are listed first
 	pageSizes   []string   // huge pages, as in file names: "2MB"
 	programs    programs
+	systemd     *systemd
 }
 
 // hierarchy is one mounted tree.
@@ -98,6 +101,7 @@ func (h *Host) SwapAccounting() bool {
 
 // Close releases the descriptors and device programs that h keeps; groups and their programs stay as they are.
 func (h *Host) Close() error {
+	h.systemd.close()
 	errs := []error{h.programs.close()}
 	for _, hi := range h.hierarchies {
 		errs = append(errs, hi.root.Close())
@@ -110,17 +114,21 @@ type Group struct {
 	host *Host
 	path string // absolute and clean: "/a/b"
 	rel  string // path without the leading slash
+	unit string // of systemd, "" without
+
+	parked *sys.Parked // see Release; nil but in a new scope
 }
 
-// Path is the name the group was created or opened with.
+// Path is where the group is, from the root of the hierarchy.
 func (g *Group) Path() string { return g.path }
 
-// Open returns the group at path, which exists in at least one hierarchy; otherwise the error matches fs.ErrNotExist.
-func (h *Host) Open(path string) (*Group, error) {
-	g, err := h.group(path)
+// Open returns a group by its name, which exists in at least one hierarchy; otherwise the error matches fs.ErrNotExist.
+func (h *Host) Open(name string) (*Group, error) {
+	g, err := h.named(name)
 	if err != nil {
 		return nil, err
 	}
+	path := g.path
 	for _, hi := range h.hierarchies {
 		ok, err := hi.root.Exists(g.rel)
 		if err != nil {
@@ -131,6 +139,36 @@ func (h *Host) Open(path string) (*Group, error) {
 		}
 	}
 	return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
+}
+
+// named is a group by its name, whether it exists or not.
+func (h *Host) named(name string) (*Group, error) {
+	if !IsUnit(name) {
+		return h.group(name)
+	}
+	u, err := h.unit(name)
+	if err != nil {
+		return nil, err
+	}
+	g, err := h.group(u.Path())
+	if err != nil {
+		return nil, err
+	}
+	g.unit = u.String()
+	return g, nil
+}
+
+// Remove kills what is left in the group of that name and removes it, with systemd's unit if it has one; nil when it is
+// gone already.
+func (h *Host) Remove(ctx context.Context, name string) error {
+	g, err := h.named(name)
+	if err != nil {
+		return err
+	}
+	if err := g.Kill(ctx); err != nil {
+		return err
+	}
+	return g.Remove(ctx)
 }
 
 func (h *Host) group(path string) (*Group, error) {

@@ -22,12 +22,17 @@ const undoTimeout = 2 * time.Second
 // delegated are the v2 controllers that a new group gets when the root has them.
 var delegated = []string{"cpuset", "cpu", "io", "memory", "hugetlb", "pids", "rdma", "misc"}
 
-// Create makes the group at path in every hierarchy, missing parents too, and applies r (nil: no limits). A group that
-// already exists is adopted. On error everything that this call made is removed again, parents included.
+// Create makes the group of that name in every hierarchy, missing parents too, and applies r (nil: no limits). A group
+// that already exists is adopted, but for a scope. On error everything that this call made is removed again, parents
+// included. ctx bounds the wait for systemd; the kernel does not make anyone wait. A new group is for Release.
 //
 // r.Devices decides about devices: nil leaves them to the parent group; otherwise everything is denied that its rules,
 // applied in order, do not allow.
-func (h *Host) Create(path string, r *specs.LinuxResources) (_ *Group, err error) {
+func (h *Host) Create(ctx context.Context, name string, r *specs.LinuxResources) (_ *Group, err error) {
+	if IsUnit(name) {
+		return h.createUnit(ctx, name, r)
+	}
+	path := name
 	g, err := h.group(path)
 	if err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ func Detect() (*Host, error) {
 
 func hostOf(mounts []*mountinfo.Info) (*Host, error) {
 	v1, unified := selectMounts(mounts)
-	h := &Host{mode: V1, byName: map[string]*hierarchy{}}
+	h := &Host{mode: V1, byName: map[string]*hierarchy{}, systemd: newSystemd()}
 	if len(v1) == 0 {
 		if unified == "" {
 			return nil, errors.New("no cgroup or cgroup2 filesystem is mounted")

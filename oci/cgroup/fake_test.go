@@ -58,7 +58,7 @@ func TestV2ControllersAreEnabledDownThePath(t *testing.T) {
 			"cgroup.controllers": "memory", "cgroup.subtree_control": "", "memory.max": "", "memory.swap.max": "", "memory.low": "",
 		},
 	})
-	_, err := h.Create("/a/b/c", &specs.LinuxResources{
+	_, err := h.Create(t.Context(), "/a/b/c", &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: ptr(int64(4096)), Swap: ptr(int64(8192)), Reservation: ptr(int64(1024))},
 	})
 	if err != nil {
@@ -86,7 +86,7 @@ func TestV2GroupWithProcessesKeepsItsControllers(t *testing.T) {
 			"a":   {"cgroup.controllers": "", "cgroup.subtree_control": "", "cgroup.type": kind + "\n", "cgroup.procs": "7\n"},
 			"a/b": {"cgroup.controllers": "", "memory.max": ""},
 		})
-		_, err := h.Create("/a/b", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(4096))}})
+		_, err := h.Create(t.Context(), "/a/b", &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(4096))}})
 		if errors.Is(err, syscall.EBUSY) != (want == "") {
 			t.Errorf("%s: Create with a limit = %v", kind, err)
 		}
@@ -121,13 +121,13 @@ func TestV2MissingControllerAndFile(t *testing.T) {
 		"unified controller": {&specs.LinuxResources{Unified: map[string]string{"misc.max": "1"}}, "controller misc"},
 		"unified file":       {&specs.LinuxResources{Unified: map[string]string{"memory.zswap.max": "1"}}, "g/memory.zswap.max"},
 	} {
-		err := g.Update(tc.r)
+		err := g.Update(t.Context(), tc.r)
 		if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: Update = %v; want unsupported with %q", name, err, tc.want)
 		}
 	}
 	// No swap file and no swap wanted; weight by the file that is there.
-	err = g.Update(&specs.LinuxResources{
+	err = g.Update(t.Context(), &specs.LinuxResources{
 		Memory:  &specs.LinuxMemory{Limit: ptr(int64(4096)), Swap: ptr(int64(4096))},
 		BlockIO: &specs.LinuxBlockIO{Weight: ptr(uint16(1000))},
 		Unified: map[string]string{"cgroup.max.depth": "3"},
@@ -152,14 +152,14 @@ func TestV2CheckBeforeUpdate(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := &specs.LinuxMemory{Limit: ptr(int64(4096)), CheckBeforeUpdate: ptr(true)}
-	if err := g.Update(&specs.LinuxResources{Memory: m}); !errors.Is(err, syscall.EBUSY) {
+	if err := g.Update(t.Context(), &specs.LinuxResources{Memory: m}); !errors.Is(err, syscall.EBUSY) {
 		t.Errorf("Update below usage = %v; want EBUSY", err)
 	}
 	if got := read(t, root+"/g/memory.max"); got != "" {
 		t.Errorf("memory.max = %q; want untouched", got)
 	}
 	m.Limit = ptr(int64(8192))
-	if err := g.Update(&specs.LinuxResources{Memory: m}); err != nil {
+	if err := g.Update(t.Context(), &specs.LinuxResources{Memory: m}); err != nil {
 		t.Error(err)
 	}
 }

@@ -103,3 +103,12 @@ func (g *Group) thawAll() error {
 		return nil
 	})
 }
+
+// Frozen reports whether all processes of the group have stopped; false without a freezer.
+func (g *Group) Frozen() (bool, error) {
+	frozen, err := g.frozen()
+	if gone(err) || errors.Is(err, errors.ErrUnsupported) {
+		return false, nil
+	}
+	return frozen, err
+}

@@ -22,7 +22,7 @@ import (
 
 func mustCreate(t *testing.T, h *Host, path string, r *specs.LinuxResources) *Group {
 	t.Helper()
-	g, err := h.Create(path, r)
+	g, err := h.Create(t.Context(), path, r)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			eachHost(t, nil, func(t *testing.T, h *Host) {
 				top := testPath(t, h)
-				if _, err := h.Create(top+"/a/b", r); err == nil {
+				if _, err := h.Create(t.Context(), top+"/a/b", r); err == nil {
 					t.Fatal("Create: want error")
 				} else {
 					t.Log(err)
@@ -79,7 +79,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 					t.Errorf("Open(%s) after failed Create = %v; want not exist", top, err)
 				}
 				keep := mustCreate(t, h, top, nil)
-				if _, err := h.Create(top+"/a/b", r); err == nil {
+				if _, err := h.Create(t.Context(), top+"/a/b", r); err == nil {
 					t.Fatal("Create: want error")
 				}
 				if _, err := h.Open(top + "/a"); !errors.Is(err, fs.ErrNotExist) {
@@ -163,7 +163,7 @@ func TestLimitsReadBackV2(t *testing.T) {
 			}
 		}
 		// Only the period: the quota stays. Only swap: it is counted from the limit in force.
-		err := g.Update(&specs.LinuxResources{
+		err := g.Update(t.Context(), &specs.LinuxResources{
 			CPU: &specs.LinuxCPU{Period: ptr(uint64(100000))}, Memory: &specs.LinuxMemory{Swap: ptr(int64(80 << 20))},
 		})
 		if err != nil {
@@ -195,7 +195,7 @@ func TestUpdateOrder(t *testing.T) {
 			{Memory: mem(-1, -1), CPU: cpu(-1, 0)},
 			{Memory: mem(64<<20, 64<<20), CPU: cpu(50000, 50000)},
 		} {
-			if err := g.Update(step); err != nil {
+			if err := g.Update(t.Context(), step); err != nil {
 				t.Fatalf("Update(memory %d+%d, cpu %d burst %d) = %v", *step.Memory.Limit, *step.Memory.Swap,
 					*step.CPU.Quota, *step.CPU.Burst, err)
 			}
@@ -211,7 +211,7 @@ func TestUpdateOrder(t *testing.T) {
 				t.Errorf("memory limit = %d; want %d", s.Memory.Limit, want)
 			}
 		}
-		if err := g.Update(&specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}}); err != nil {
+		if err := g.Update(t.Context(), &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: ptr(int64(-1))}}); err != nil {
 			t.Errorf("lifting the limit alone = %v", err)
 		}
 	})
@@ -220,7 +220,7 @@ func TestUpdateOrder(t *testing.T) {
 func TestErrorsNameLimitFileValue(t *testing.T) {
 	eachHost(t, []string{"cpuset"}, func(t *testing.T, h *Host) {
 		g := mustCreate(t, h, testPath(t, h), nil)
-		err := g.Update(&specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}})
+		err := g.Update(t.Context(), &specs.LinuxResources{CPU: &specs.LinuxCPU{Cpus: "4000"}})
 		var le *LimitError
 		if !errors.As(err, &le) {
 			t.Fatalf("Update(cpus 4000) = %v; want LimitError", err)
@@ -233,7 +233,7 @@ func TestErrorsNameLimitFileValue(t *testing.T) {
 		if h.byName["hugetlb"] != nil {
 			t.Skip("hugetlb is there")
 		}
-		_, err := h.Create(testPath(t, h), &specs.LinuxResources{
+		_, err := h.Create(t.Context(), testPath(t, h), &specs.LinuxResources{
 			HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1 << 21}},
 		})
 		if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "controller hugetlb") {
@@ -312,7 +312,7 @@ func TestPidsLimit(t *testing.T) {
 		if got := content(t, g, "pids", "pids.events"); got == "max 0" {
 			t.Errorf("pids.events = %q; want a refusal (EAGAIN) counted", got)
 		}
-		if err := g.Update(&specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}); err != nil {
+		if err := g.Update(t.Context(), &specs.LinuxResources{Pids: &specs.LinuxPids{Limit: ptr(int64(-1))}}); err != nil {
 			t.Fatal(err)
 		}
 		if got := startCmd(t, g, exec.Command("sh", "-c", script)).ask("go"); got != "forked" {
@@ -351,7 +351,7 @@ func TestDevices(t *testing.T) {
 		update := func(rules ...specs.LinuxDeviceCgroup) {
 			t.Helper()
 			for range 3 { // the same again must neither fail nor pile up
-				if err := g.Update(&specs.LinuxResources{Devices: rules}); err != nil {
+				if err := g.Update(t.Context(), &specs.LinuxResources{Devices: rules}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -375,14 +375,33 @@ func TestDevices(t *testing.T) {
 		update(append(AllDevices(), deny)...)
 		expect("all but kmsg", map[string]string{"rw /dev/null": "ok", "r /dev/zero": "ok", "mknod": "ok"})
 		update([]specs.LinuxDeviceCgroup{}...)
-		if err := g.Update(&specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{}}); err != nil {
+		if err := g.Update(t.Context(), &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{}}); err != nil {
 			t.Fatal(err)
 		}
 		expect("none", nil)
-		if err := g.Update(&specs.LinuxResources{}); err != nil {
+		if err := g.Update(t.Context(), &specs.LinuxResources{}); err != nil {
 			t.Fatal(err)
 		}
 		expect("not mentioned", nil)
+	})
+}
+
+// A program that was replaced must not stay beside the new one, however often that happens.
+func TestDeviceProgramsDoNotPileUp(t *testing.T) {
+	eachHost(t, []string{"devices"}, func(t *testing.T, h *Host) {
+		if h.mode != V2 {
+			t.Skip("cgroup v2 only: v1 has lists")
+		}
+		g := mustCreate(t, h, testPath(t, h)+"/c", &specs.LinuxResources{Devices: DefaultDevices()})
+		for i := range 100 {
+			extra := specs.LinuxDeviceCgroup{Allow: true, Type: "c", Major: ptr(int64(200)), Minor: ptr(int64(i)), Access: "rw"}
+			if err := g.Update(t.Context(), &specs.LinuxResources{Devices: append(DefaultDevices(), extra)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := programCount(t, g); n != 1 {
+			t.Errorf("%d device programs after 100 updates; want 1", n)
+		}
 	})
 }
 
@@ -631,7 +650,7 @@ func TestConcurrentPods(t *testing.T) {
 				errs <- func() error {
 					for j := range 5 {
 						path := top + "/pod" + strconv.Itoa(i) + "/c" + strconv.Itoa(j)
-						g, err := h.Create(path, &specs.LinuxResources{Devices: DefaultDevices()[:i+1]})
+						g, err := h.Create(t.Context(), path, &specs.LinuxResources{Devices: DefaultDevices()[:i+1]})
 						if err != nil {
 							return err
 						}
@@ -665,7 +684,7 @@ func TestRefusedController(t *testing.T) {
 		startCmd(t, g, exec.Command("sleep", "100"))
 		// A group below takes processes all the same: its parent did not become a threaded domain.
 		startCmd(t, mustCreate(t, h, g.Path()+"/without", nil), exec.Command("sleep", "100"))
-		_, err := h.Create(g.Path()+"/with", &specs.LinuxResources{
+		_, err := h.Create(t.Context(), g.Path()+"/with", &specs.LinuxResources{
 			HugepageLimits: []specs.LinuxHugepageLimit{{Pagesize: "2MB", Limit: 1 << 21}},
 		})
 		if !errors.Is(err, errors.ErrUnsupported) || !errors.Is(err, syscall.EBUSY) {

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -67,12 +68,16 @@ func (h *Host) plan(r *specs.LinuxResources, cur current) (plan, error) {
 // Update applies every limit that r sets to a group in use; what r leaves out stays as it is. Limits whose order matters
 // (memory and swap, quota and period and burst) are applied in the order that the kernel accepts. The first
 // refusal ends it: limits of other controllers may have been applied by then.
-func (g *Group) Update(r *specs.LinuxResources) error {
+func (g *Group) Update(ctx context.Context, r *specs.LinuxResources) error {
 	p, err := g.host.plan(r, g.read)
 	if err == nil {
 		err = g.checkUsage(p.check)
 	}
-	if err == nil {
+	switch {
+	case err != nil:
+	case g.unit != "":
+		err = g.updateUnit(ctx, p)
+	default:
 		err = g.apply(p, nil)
 	}
 	if err != nil {

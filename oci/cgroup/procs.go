@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -71,6 +72,16 @@ func (g *Group) OOMFile() string {
 		return hi.file(g.rel, "memory.events")
 	}
 	return hi.file(g.rel, "memory.oom_control")
+}
+
+// OOMParent is the same file of the slice that a scope is in, which also counts for the scope, and is still there when
+// systemd has removed that; "" for a group that systemd has not made.
+func (g *Group) OOMParent() string {
+	hi := g.host.byName["memory"]
+	if hi == nil || !strings.HasSuffix(g.unit, scopeSuffix) {
+		return ""
+	}
+	return hi.file(path.Dir(path.Dir(g.rel)), "memory.events")
 }
 
 // Pids lists the processes of the group and the groups nested in it, sorted; none when the group is gone. Zombies

@@ -23,6 +23,9 @@ func (g *Group) Remove(ctx context.Context) error {
 		defer cancel()
 	}
 	var errs []error
+	if g.unit != "" {
+		errs = append(errs, g.removeUnit(ctx))
+	}
 	for _, hi := range g.host.hierarchies {
 		errs = append(errs, hi.rmdir(ctx, g.rel, true))
 	}

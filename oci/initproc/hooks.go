@@ -20,6 +20,42 @@ func runHooks(kind string, hooks []initmsg.Hook, state []byte) error {
 	return nil
 }
 
+// awaitHooks lets whoever started the init run hooks in its own namespaces. The kernel says over the socket which
+// process the init is (unix(7), SCM_CREDENTIALS).
+func (s *setup) awaitHooks() error {
+	if s.m.HookFile == nil {
+		return nil
+	}
+	sock := int(file(*s.m.HookFile))
+	if err := writeOnce(sock, initmsg.HooksDue); err != nil {
+		return wrap("ask for the runtime's hooks", "", err)
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, err := unix.Read(sock, buf)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return wrap("wait for the runtime's hooks", "", err)
+		case n == 0:
+			return text("wait for the runtime's hooks: the runtime is gone")
+		case string(buf[:n]) != initmsg.HooksDone:
+			return text(string(buf[:n]))
+		}
+		return nil
+	}
+}
+
+// hookState adds the status and the process ID, as its own PID namespace knows it, to the state of the message.
+func hookState(status string, state []byte) []byte {
+	head := `{"status":"` + status + `","pid":` + itoa(unix.Getpid())
+	if len(state) > len("{}") {
+		return append([]byte(head+","), state[1:]...)
+	}
+	return []byte(head + "}")
+}
+
 // runHook runs one with the state on its stdin. Its output is only kept for the error.
 func runHook(h *initmsg.Hook, state []byte) error {
 	in, err := memory("state", state)

@@ -39,6 +39,8 @@ type setup struct {
 	joins    []int // opened namespaces, as Message.Join
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
+
+	server *server // of a fork of it, else nil
 }
 
 // maxFD is the highest number that a descriptor could have.
@@ -46,10 +48,18 @@ const maxFD = 1<<31 - 1
 
 // Main does what the message on descriptor 3 says and does not return.
 func Main() {
-	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1}
+	s := newSetup(nil)
 	err := s.run()
+	if err == nil { // this is a fork of the server
+		s = newSetup(s.server)
+		err = s.run()
+	}
 	s.report(initmsg.KindError, err)
 	syscall.Exit(1)
+}
+
+func newSetup(of *server) *setup {
+	return &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
 }
 
 // report sends one report. Nobody may be left to read it, which must not
@@ -67,6 +77,7 @@ func (s *setup) report(kind initmsg.Kind, err error) {
 	}
 }
 
+// run returns an error, or nil in a fork of the server; a workload is executed and never returns.
 func (s *setup) run() error {
 	// First of all: a process of a joined PID namespace must not be able to
 	// ptrace the init or to open its /proc/PID/fd, mem and root while it holds
@@ -77,9 +88,9 @@ func (s *setup) run() error {
 	}
 	// The parent may have given this process an effective group of its own, so
 	// that the kernel made it not dumpable at execve already (sys.SpawnAttr.Secret).
-	if gid := unix.Getgid(); unix.Getegid() != gid {
-		keep := ^uintptr(0)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), uintptr(gid)); errno != 0 {
+	// In a user namespace neither of its groups need be mapped.
+	if unix.Getgid() != 0 || unix.Getegid() != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); errno != 0 {
 			return wrap("setresgid", "", errno)
 		}
 	}
@@ -111,6 +122,10 @@ func (s *setup) run() error {
 		return s.exec()
 	case initmsg.ModePodInit:
 		return s.podInit()
+	case initmsg.ModeServer:
+		if s.server == nil {
+			return s.serve()
+		}
 	}
 	return text("message: unknown mode")
 }
@@ -215,6 +230,9 @@ func (s *setup) enter() error {
 func (s *setup) checkFiles() error {
 	m := s.m
 	files := []int32{m.StartFile}
+	if m.HookFile != nil {
+		files = append(files, *m.HookFile)
+	}
 	for i := range m.Join {
 		files = append(files, m.Join[i].File)
 	}
@@ -222,7 +240,7 @@ func (s *setup) checkFiles() error {
 		files = append(files, m.Root.File)
 	}
 	for i := range m.Mounts {
-		files = append(files, m.Mounts[i].File)
+		files = append(files, m.Mounts[i].File, m.Mounts[i].IDMap-1)
 	}
 	if m.Process.Terminal {
 		files = append(files, m.Process.ConsoleFile)

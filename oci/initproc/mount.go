@@ -215,7 +215,15 @@ func newMount(m *initmsg.Mount) (int, error) {
 		attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
-	return fd, wrap("fsmount", m.FSType, err)
+	if err != nil || m.IDMap == 0 {
+		return fd, wrap("fsmount", m.FSType, err)
+	}
+	err = setAttr(fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(file(m.IDMap - 1))})
+	if err != nil {
+		unix.Close(fd)
+		return -1, wrap("idmap a mount of type", m.FSType, err)
+	}
+	return fd, nil
 }
 
 // because adds what the file system wrote into its log (fsopen(2)), which says

@@ -1,13 +1,12 @@
 package initproc
 
 import (
-	"encoding/binary"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/tinyelf"
 )
 
 // podInit becomes PID 1 of a pod's shared PID namespace. What stays is no Go
@@ -30,8 +29,8 @@ func (s *setup) podInit() error {
 		return err
 	}
 	s.root = root
-	if err := unix.MoveMount(root, "", unix.AT_FDCWD, s.m.Root.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return wrap("attach the root to", s.m.Root.Staging, err)
+	if err := s.onStaging(); err != nil {
+		return err
 	}
 	if err := s.pivot(); err != nil {
 		return err
@@ -59,7 +58,9 @@ func (s *setup) podInit() error {
 			return wrap("close", itoa(fd), err)
 		}
 	}
-	s.report(initmsg.KindExecute, nil)
+	if err := s.executing(); err != nil {
+		return err
+	}
 	return wrap("exec", podProgram, syscall.Exec(podProgram, []string{"pod-init"}, nil))
 }
 
@@ -98,41 +99,10 @@ func podRoot() (int, error) {
 
 func podLoopBounds() (start, end uintptr)
 
-// podELF is podLoop as a static executable: the ELF header, one segment for the
-// code, one that says that the stack is not executable (elf(5)).
+// podELF is podLoop as a static executable.
 func podELF() []byte {
 	start, end := podLoopBounds()
-	code := unsafe.Slice((*byte)(codePointer(start)), end-start)
-	const (
-		base   = 0x10000
-		header = 64
-		ph     = 56
-		entry  = header + 2*ph
-	)
-	le := binary.LittleEndian
-	b := make([]byte, entry, entry+len(code))
-	copy(b, "\x7fELF\x02\x01\x01") // 64 bit, little endian, version 1
-	le.PutUint16(b[16:], 2)        // ET_EXEC
-	le.PutUint16(b[18:], podMachine)
-	le.PutUint32(b[20:], 1)
-	le.PutUint64(b[24:], base+entry)
-	le.PutUint64(b[32:], header) // program headers
-	le.PutUint16(b[52:], header)
-	le.PutUint16(b[54:], ph)
-	le.PutUint16(b[56:], 2)
-	size := uint64(entry + len(code))
-	p := b[header:]
-	le.PutUint32(p, 1)     // PT_LOAD
-	le.PutUint32(p[4:], 5) // read, execute
-	le.PutUint64(p[16:], base)
-	le.PutUint64(p[24:], base)
-	le.PutUint64(p[32:], size)
-	le.PutUint64(p[40:], size)
-	le.PutUint64(p[48:], 0x10000) // the largest page size
-	p = p[ph:]
-	le.PutUint32(p, 0x6474e551) // PT_GNU_STACK
-	le.PutUint32(p[4:], 6)      // read, write
-	return append(b, code...)
+	return tinyelf.Executable(unsafe.Slice((*byte)(codePointer(start)), end-start))
 }
 
 // codePointer is a pointer to instructions, which the garbage collector does not move.

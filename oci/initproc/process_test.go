@@ -1,6 +1,7 @@
 package initproc_test
 
 import (
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -255,8 +256,8 @@ func TestHooks(t *testing.T) {
 	b.m.CreateContainerHooks = []initmsg.Hook{hook("cat > $OUT/created; hostname >> $OUT/created", 5)}
 	b.m.StartContainerHooks = []initmsg.Hook{hook("cat > /started; id -u >> /started", 0)}
 	b.m.Process.NoNewPrivs, b.m.Process.Seccomp = true, allowAll()
-	want(t, "startContainer", b.ok(), `{"id":"x"}0`)
-	want(t, "createContainer", read(t, dir+"/created"), `{"id":"x"}box`)
+	want(t, "startContainer", b.ok(), `{"status":"created","pid":1,"id":"x"}0`)
+	want(t, "createContainer", read(t, dir+"/created"), `{"status":"creating","pid":1,"id":"x"}box`)
 
 	b = newBox(t, "true")
 	b.m.CreateContainerHooks = []initmsg.Hook{hook("echo broken >&2; exit 3", 0)}
@@ -301,8 +302,13 @@ func TestStartGate(t *testing.T) {
 		name, _ := os.Readlink(link)
 		t.Fatalf("before the gate the process is %q, %v, %v; want the init", name, err, err2)
 	}
-	if data := read(t, path); data != "0" {
-		t.Errorf("the fifo has %q; want 0", data)
+	data := []byte(read(t, path))
+	if r, rest, err := initmsg.DecodeReport(data); err != nil || r == nil || r.Kind != initmsg.KindExecute || len(rest) != 0 {
+		t.Errorf("the fifo has %q; want that the workload is executed", data)
+	}
+	// Nothing is left of the first pipe: who starts the container learns from the FIFO how it went.
+	if n, err := c.sync.Read(frame); n != 0 || err != io.EOF {
+		t.Errorf("after the gate the pipe has %d, %v; want its end", n, err)
 	}
 	r := c.wait()
 	if r.failure != nil || r.out != "started\n" {

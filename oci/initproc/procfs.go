@@ -15,6 +15,9 @@ func (s *setup) openProc() error {
 		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) {
 		return nil
 	}
+	if m.UserNamespace {
+		return s.openHostProc()
+	}
 	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return wrap("fsopen", "proc", needs("5.2", err))
@@ -26,6 +29,17 @@ func (s *setup) openProc() error {
 	s.proc, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	if err != nil {
 		return wrap("fsmount", "proc", err)
+	}
+	return verifyProc(s.proc)
+}
+
+// openHostProc opens the host's procfs, which this process still sees. Without rights over the host's mount namespace it
+// can make none of its own before it enters the container's, where a new one is refused because of what is masked there
+// (mount_too_revealing in the kernel). Nothing of the container can be mounted over the host's.
+func (s *setup) openHostProc() (err error) {
+	s.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open", "/proc", err)
 	}
 	return verifyProc(s.proc)
 }

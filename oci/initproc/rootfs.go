@@ -55,9 +55,14 @@ func (s *setup) rootfs() error {
 		}
 	}
 	s.stage = "hooks"
+	// runtime-spec, "prestart" and "createRuntime Hooks": in the runtime's namespaces, once those of the
+	// container and its mounts are there, before pivot_root.
+	if err := s.awaitHooks(); err != nil {
+		return err
+	}
 	// runtime-spec, "createContainer Hooks": in the container's namespaces,
 	// after its mounts were made and before pivot_root; paths are the host's.
-	if err := runHooks("createContainer", m.CreateContainerHooks, m.State); err != nil {
+	if err := runHooks("createContainer", m.CreateContainerHooks, hookState("creating", m.State)); err != nil {
 		return err
 	}
 	s.stage = "read-only paths"
@@ -127,10 +132,17 @@ func (s *setup) attachRoot() error {
 	if err := setAttr(s.root, unix.AT_RECURSIVE, &private); err != nil {
 		return wrap("set propagation of", "the root", needs("5.12", err))
 	}
-	if err := unix.MoveMount(s.root, "", unix.AT_FDCWD, r.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return wrap("attach the root to", r.Staging, err)
+	return s.onStaging()
+}
+
+// onStaging puts the root on the staging directory. In a user namespace the way there may be closed, so the process was
+// started in it.
+func (s *setup) onStaging() error {
+	path, flags := s.m.Root.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH
+	if s.m.UserNamespace {
+		path, flags = "", flags|unix.MOVE_MOUNT_T_EMPTY_PATH
 	}
-	return nil
+	return wrap("attach the root to", s.m.Root.Staging, unix.MoveMount(s.root, "", unix.AT_FDCWD, path, flags))
 }
 
 // makeParentPrivate makes the mount that path is on private.

@@ -19,10 +19,12 @@ func (s *setup) workload() error {
 	if err := s.session(); err != nil {
 		return err
 	}
-	// An own session keyring: the inherited one may hold the host's keys
-	// (keyrings(7)). An anonymous one cannot be joined by its name.
-	if _, _, e := unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0); e != 0 && e != unix.ENOSYS && e != unix.EPERM {
-		return wrap("join a new session keyring", "", e)
+	if !p.KeepKeyring {
+		// An own session keyring: the inherited one may hold the host's keys
+		// (keyrings(7)). An anonymous one cannot be joined by its name.
+		if _, _, e := unix.Syscall6(unix.SYS_KEYCTL, unix.KEYCTL_JOIN_SESSION_KEYRING, 0, 0, 0, 0, 0); e != 0 && e != unix.ENOSYS && e != unix.EPERM {
+			return wrap("join a new session keyring", "", e)
+		}
 	}
 	s.stage = "lsm"
 	if err := s.setLabels(); err != nil {
@@ -69,7 +71,11 @@ func (s *setup) workload() error {
 	} else {
 		// Without no_new_privs the filter needs CAP_SYS_ADMIN, so it has to be
 		// loaded before that is dropped, and the filter has to allow the few
-		// calls from here on (seccomp(2)).
+		// calls from here on (seccomp(2)). Profiles that are older than
+		// close_range(2) do not, so it comes first.
+		if err := s.closeAll(cwdErr != nil); err != nil {
+			return err
+		}
 		if err := s.loadSeccomp(); err != nil {
 			return err
 		}
@@ -83,6 +89,7 @@ func (s *setup) workload() error {
 		if err := s.chdir(p.Cwd); err != nil {
 			return err
 		}
+		unix.Close(s.root)
 	}
 	if err := cwdInside(); err != nil {
 		return err
@@ -95,8 +102,10 @@ func (s *setup) workload() error {
 	// Close-on-exec is not enough: the image's command may be
 	// /proc/self/fd/N/…, which execve would look up while N is still open
 	// (CVE-2024-21626).
-	if err := s.closeAll(); err != nil {
-		return err
+	if p.NoNewPrivs {
+		if err := s.closeAll(false); err != nil {
+			return err
+		}
 	}
 	// With the user's own rights, and before the gate, so that a missing command
 	// is an error of create.
@@ -131,10 +140,13 @@ func (s *setup) start(name string, env []string) error {
 			return wrap("dup file", itoa(3+i), err)
 		}
 	}
+	// Before SIGPIPE gets its default back: nobody may be left to read it.
+	if err := s.executing(); err != nil {
+		return err
+	}
 	if err := resetSignals(); err != nil {
 		return err
 	}
-	s.report(initmsg.KindExecute, nil)
 	if p.NoNewPrivs {
 		// As late as possible: whatever is called after this has to be in
 		// every profile. Only hooks come after, since runtime-spec takes
@@ -146,14 +158,15 @@ func (s *setup) start(name string, env []string) error {
 	s.stage = "hooks"
 	// runtime-spec, "startContainer Hooks": after start was asked for, in the
 	// container, before the workload.
-	if err := runHooks("startContainer", s.m.StartContainerHooks, s.m.State); err != nil {
+	if err := runHooks("startContainer", s.m.StartContainerHooks, hookState("created", s.m.State)); err != nil {
 		return err
 	}
 	s.stage = "exec"
 	return wrap("exec", name, syscall.Exec(name, p.Args, env))
 }
 
-// gate opens the start FIFO for writing, which blocks until someone opens it for reading.
+// gate opens the start FIFO for writing, which blocks until someone opens it for reading. Whoever created the
+// container may be gone by then: the reports are for who starts it.
 func (s *setup) gate() error {
 	path := "self/fd/" + itoa(int(file(s.m.StartFile)))
 	for {
@@ -164,8 +177,9 @@ func (s *setup) gate() error {
 		if err != nil {
 			return wrap("open", "the start fifo", err)
 		}
-		defer unix.Close(fd)
-		return wrap("write", "the start fifo", writeOnce(fd, "0"))
+		unix.Close(s.sync)
+		s.sync, err = s.above(fd)
+		return err
 	}
 }
 
@@ -214,7 +228,7 @@ func ownStdio(p *initmsg.Process) error {
 }
 
 // closeAll closes every descriptor but stdio and what is still to be used.
-func (s *setup) closeAll() error {
+func (s *setup) closeAll(keepRoot bool) error {
 	keep := []int{s.sync, s.proc, s.listener}
 	if s.m.StartFile != initmsg.NoFile {
 		keep = append(keep, int(file(s.m.StartFile)))
@@ -222,7 +236,11 @@ func (s *setup) closeAll() error {
 	for i := range int(s.m.Process.ExtraFiles) {
 		keep = append(keep, int(file(s.m.Process.FirstExtra))+i)
 	}
-	s.root = -1
+	if keepRoot {
+		keep = append(keep, s.root)
+	} else {
+		s.root = -1
+	}
 	return closeExcept(3, keep)
 }
 

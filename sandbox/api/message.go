@@ -14,7 +14,7 @@ const (
 	OpLaunch    Op = "launch"     // reply: PID, and a pidfd beside the frame
 	OpSignal    Op = "signal"     // nil error when the process has ended already; SIGKILL also calls a launch off
 	OpResize    Op = "resize"     // terminal size
-	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr as Roles say
+	OpAttach    Op = "attach"     // descriptors: stdin, stdout, stderr, session as Roles say
 	OpReopenLog Op = "reopen-log" // descriptor: the new log file
 	OpList      Op = "list"       // reply: Processes, from After on in order of ID
 	OpPidfd     Op = "pidfd"      // reply: a pidfd beside the frame
@@ -36,9 +36,14 @@ const (
 	RoleStdout  Role = "stdout"
 	RoleStderr  Role = "stderr"
 	RoleConsole Role = "console" // unix socket that receives an exec's terminal
+	// RoleSession is the reading end of a pipe that ends when an attached client has gone.
+	RoleSession Role = "session"
 	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
 	// did not start it: its own has died.
 	RolePIDNamespace Role = "pid-namespace"
+	// RoleUserNamespace and RoleTimeNamespace are namespaces to be entered before the clone.
+	RoleUserNamespace Role = "user-namespace"
+	RoleTimeNamespace Role = "time-namespace"
 )
 
 // Request is a frame from the daemon. Seq is not 0 and names the reply.
@@ -77,9 +82,30 @@ type Launch struct {
 	ExitFile string `json:"exit_file,omitempty"`
 	// OOMFile holds the cgroup's oom_kill counter.
 	OOMFile string `json:"oom_file,omitempty"`
+	// OOMParent is the same of the cgroup above, for a cgroup that another (systemd) may remove at any time.
+	OOMParent string `json:"oom_parent,omitempty"`
 	// KillGroup are cgroup directories whose processes are killed when the process has ended:
 	// for a container without a PID namespace of its own. On cgroup v2 the one directory.
 	KillGroup []string `json:"kill_group,omitempty"`
+	// Affinity are the CPUs to start on, as words of a mask.
+	Affinity []uint64 `json:"affinity,omitempty"`
+	// Host is done with the node's rights before RoleUserNamespace is entered; nil without one.
+	Host *HostSetup `json:"host,omitempty"`
+}
+
+// HostSetup is what a process in a user namespace cannot do for itself.
+type HostSetup struct {
+	CgroupTasks []string `json:"cgroup_tasks,omitempty"` // cgroup v1 files to be moved by
+	Dir         string   `json:"dir,omitempty"`          // working directory
+	StdioUID    *uint32  `json:"stdio_uid,omitempty"`    // owner of its pipes, as on the node
+	OOMScoreAdj *int32   `json:"oom_score_adj,omitempty"`
+	Rlimits     []Rlimit `json:"rlimits,omitempty"` // raised where they are below
+}
+
+// Rlimit is a hard limit by its RLIMIT_… number.
+type Rlimit struct {
+	Resource uint32 `json:"resource"`
+	Hard     uint64 `json:"hard"`
 }
 
 // Reply is a frame from the supervisor: an answer, or an event with Seq 0. Seq 0 with Err is the

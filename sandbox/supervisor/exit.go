@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/atomicfile"
-	"github.com/cri-shim/cri-shim/internal/cgroupfile"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -31,14 +30,15 @@ func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
 		p.log.close()
 		return
 	}
+	code, sig := sys.ExitCode(status)
+	oom := s.oomKilled(p, code) // at once: systemd may be about to remove the cgroup
 	for _, dir := range p.launch.KillGroup {
 		if err := killGroup(dir); err != nil {
 			s.cfg.Log.Error("kill what a container left", "ctr", p.id, "cgroup", dir, "err", err)
 		}
 	}
 	p.drain()
-	code, sig := sys.ExitCode(status)
-	exit := &api.Exit{ID: p.id, Code: code, Signal: sig, OOM: oomKilled(p.launch.OOMFile), At: at}
+	exit := &api.Exit{ID: p.id, Code: code, Signal: sig, OOM: oom, At: at}
 	if f := p.launch.ExitFile; f != "" {
 		if err := writeExit(f, exit); err != nil {
 			s.cfg.Log.Error("write exit file", "ctr", p.id, "file", f, "err", err)
@@ -70,15 +70,6 @@ func writeExit(path string, exit *api.Exit) error {
 		return err
 	}
 	return atomicfile.Write(path, data, 0o600)
-}
-
-// oomKilled tells whether the OOM killer struck in a cgroup, by its file with the counter.
-func oomKilled(path string) bool {
-	if path == "" {
-		return false
-	}
-	n, err := cgroupfile.ReadOOMKills(path)
-	return err == nil && n > 0
 }
 
 // killRounds bounds how often the processes of a v1 group are read and killed again.

@@ -3,7 +3,6 @@ package supervisor
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"syscall"
@@ -11,13 +10,16 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/launcher"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // files are the descriptors beside a launch, by role.
 type files struct {
-	message, cgroup, log, pidns    *os.File
+	message, cgroup, log           *os.File
+	pidns, userns, timens          *os.File
 	stdin, stdout, stderr, console *os.File
+	session                        *os.File
 	extra                          []*os.File
 }
 
@@ -29,7 +31,8 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 	single := map[api.Role]**os.File{
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
-		api.RoleConsole: &fs.console, api.RolePIDNamespace: &fs.pidns,
+		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
+		api.RoleUserNamespace: &fs.userns, api.RoleTimeNamespace: &fs.timens,
 	}
 	for i, role := range roles {
 		slot := single[role]
@@ -101,7 +104,7 @@ func openStdio(l *api.Launch, fs files) (s *stdio, err error) {
 		return s, nil
 	}
 	if l.Terminal {
-		s.console, s.consoleChild, err = sys.Socketpair()
+		s.console, s.consoleChild, err = launcher.Terminal()
 		return s, err
 	}
 	for i, ours := range map[int]**os.File{1: &s.stdout, 2: &s.stderr} {
@@ -132,6 +135,7 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 		return nil, &api.Error{Stage: "launch", Text: "no log file"}
 	}
 	p := &process{id: id, launch: *l, started: make(chan struct{})}
+	p.oomBase, _ = oomCount(l.OOMParent)
 	if l.Logged {
 		p.log = &logFile{file: fs.log}
 	}
@@ -139,20 +143,13 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 	if err != nil {
 		return nil, &api.Error{Stage: "stdio", Text: err.Error()}
 	}
-	syncR, syncW, err := sys.Pipe(false)
-	if err != nil {
-		io.closeAll()
-		return nil, &api.Error{Stage: "stdio", Text: err.Error()}
-	}
-	defer syncR.Close()
-	err = s.clone(p, io, fs, syncW, called)
-	syncW.Close()
+	child, err := s.clone(p, io, fs, called)
 	io.closeChild()
 	if err != nil {
 		io.closeAll()
 		return nil, err
 	}
-	err = s.settle(p, io, syncR)
+	err = s.settle(p, io, child)
 	if err != nil {
 		s.mu.Lock()
 		p.failed = err.Error()
@@ -163,68 +160,86 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 }
 
 // clone makes the process and registers it.
-func (s *Supervisor) clone(p *process, io *stdio, fs files, syncW *os.File, called *pending) error {
-	list := append(io.child[:3:3], fs.message, syncW)
-	list = append(list, fs.extra...)
+func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*launcher.Child, error) {
+	how := launcher.Process{
+		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
+		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
+		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
+		Affinity: p.launch.Affinity,
+	}
 	switch {
 	case io.consoleChild != nil:
-		list = append(list, io.consoleChild)
+		how.Files = append(how.Files, io.consoleChild)
 	case fs.console != nil:
-		list = append(list, fs.console)
-	}
-	attr := sys.SpawnAttr{
-		Exe: s.cfg.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
-		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Secret: true,
+		how.Files = append(how.Files, fs.console)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.quitting {
-		return &api.Error{Stage: "launch", Text: "the supervisor is ending"}
+		return nil, &api.Error{Stage: "launch", Text: "the supervisor is ending"}
 	}
 	if s.processes[p.id] != nil {
-		return &api.Error{Stage: "launch", Text: fmt.Sprintf("process %q exists", p.id)}
+		return nil, &api.Error{Stage: "launch", Text: fmt.Sprintf("process %q exists", p.id)}
 	}
 	if called.cancelled {
 		err := &api.Error{Stage: "launch", Text: "it was called off before there was a process"}
 		s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: time.Now(), Failed: err.Error()})
-		return err
+		return nil, err
 	}
 	if of := p.launch.PIDNamespaceOf; of != "" {
 		target := s.processes[of]
 		switch {
 		case target != nil && target.exit == nil:
-			attr.PIDNamespace = target.pidfd
+			how.PIDNamespace = target.pidfd
 		case target == nil && fs.pidns != nil:
-			attr.PIDNamespace = fs.pidns
+			how.PIDNamespace = fs.pidns
 		default:
-			return &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of)}
+			return nil, &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of)}
 		}
 	}
-	pid, pidfd, err := sys.Spawn(attr)
+	child, err := launcher.Start(how)
 	if err != nil {
-		var errno syscall.Errno
-		errors.As(err, &errno)
-		return &api.Error{Stage: "clone", Text: err.Error(), Errno: int(errno)}
+		return nil, apiError(err)
 	}
-	p.pid, p.pidfd = pid, pidfd
+	p.pid, p.pidfd = child.PID, child.Pidfd
 	s.processes[p.id] = p
-	s.byPID[pid] = p
-	return nil
+	s.byPID[p.pid] = p
+	return child, nil
+}
+
+func hostSetup(h *api.HostSetup) (out sys.HostSetup) {
+	if h == nil {
+		return out
+	}
+	for _, l := range h.Rlimits {
+		out.Rlimits = append(out.Rlimits, sys.Rlimit(l))
+	}
+	out.CgroupTasks, out.Dir, out.StdioUID, out.OOMScoreAdj = h.CgroupTasks, h.Dir, h.StdioUID, h.OOMScoreAdj
+	return out
+}
+
+// apiError is what the launcher says went wrong, for the daemon.
+func apiError(err error) error {
+	var r *initmsg.Report
+	if !errors.As(err, &r) {
+		return err
+	}
+	return &api.Error{Stage: r.Stage, Text: r.Text, Errno: int(r.Errno)}
 }
 
 // settle waits for the init's word: executed, or what went wrong.
-func (s *Supervisor) settle(p *process, io *stdio, syncR *os.File) error {
+func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child) error {
 	if io.console != nil {
-		master, err := receiveConsole(io.console)
+		master, err := launcher.ReceiveTerminal(io.console)
 		if err == nil {
 			io.stdout = master
 		}
 	}
-	warnings, err := readReports(syncR)
+	warnings, err := child.Executed()
 	if err != nil {
 		p.signal(int(syscall.SIGKILL))
 		io.closeAll()
-		return err
+		return apiError(err)
 	}
 	p.warnings = warnings
 	if io.console != nil {
@@ -249,51 +264,3 @@ func (p *process) wire(io *stdio) {
 	}
 	p.pump(io.stdout, io.stderr)
 }
-
-// receiveConsole takes the terminal's master that the init sends before it reports.
-func receiveConsole(c *sys.Conn) (*os.File, error) {
-	n, fds, err := c.Recv(make([]byte, 16), 1)
-	if err != nil {
-		return nil, err
-	}
-	if n == 0 || len(fds) != 1 {
-		return nil, errors.New("no terminal")
-	}
-	return sys.Pollable(fds[0])
-}
-
-// readReports reads what the init reports to the pipe's end. Success is the mark that it is
-// about to execute the workload, and nothing after it: execve(2) closes the pipe. Without
-// the mark the init was killed.
-func readReports(r *os.File) (warnings []string, err error) {
-	data, err := io.ReadAll(io.LimitReader(r, maxReports))
-	if err != nil {
-		return nil, &api.Error{Stage: "init", Text: err.Error()}
-	}
-	executed := false
-	for len(data) > 0 {
-		rep, rest, err := initmsg.DecodeReport(data)
-		switch {
-		case err != nil:
-			return nil, &api.Error{Stage: "init", Text: err.Error()}
-		case rep == nil:
-			return nil, &api.Error{Stage: "init", Text: "its report ends early"}
-		}
-		switch rep.Kind {
-		case initmsg.KindError:
-			return nil, &api.Error{Stage: rep.Stage, Text: rep.Text, Errno: int(rep.Errno)}
-		case initmsg.KindWarning:
-			warnings = append(warnings, rep.Error())
-		case initmsg.KindExecute:
-			executed = true
-		}
-		data = rest
-	}
-	if !executed {
-		return nil, &api.Error{Stage: "init", Text: "it was killed before the workload was executed"}
-	}
-	return warnings, nil
-}
-
-// maxReports bounds what is read of an init's reports, in bytes.
-const maxReports = 64 << 10

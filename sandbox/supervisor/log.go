@@ -18,9 +18,10 @@ const defaultMaxLine = 16 << 10
 // It never blocks the workload over a full disk: what cannot be written is counted, and
 // the gap is said in the log as soon as it can be written again.
 type logFile struct {
-	mu   sync.Mutex
-	file *os.File
-	lost int
+	mu     sync.Mutex
+	file   *os.File
+	lost   int
+	closed bool
 }
 
 func (l *logFile) write(lines []byte) {
@@ -55,12 +56,12 @@ func (l *logFile) reportGap() bool {
 // reopen goes on in another file.
 func (l *logFile) reopen(f *os.File) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed { // the process has ended meanwhile
+		return f.Close()
+	}
 	old := l.file
 	l.file = f
-	l.mu.Unlock()
-	if old == nil {
-		return nil
-	}
 	return old.Close()
 }
 
@@ -70,6 +71,7 @@ func (l *logFile) close() {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	if l.file != nil {
 		l.file.Close()
 		l.file = nil

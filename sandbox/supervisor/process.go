@@ -40,6 +40,10 @@ type process struct {
 	started chan struct{} // closed when the launch has succeeded or failed
 	failed  string        // with started closed: why the workload was not executed
 	exit    *api.Exit     // set once, under the supervisor's lock
+
+	// Under the supervisor's lock too: what of launch.OOMParent is not this process's, and whether it was us who sent SIGKILL.
+	oomBase uint64
+	killed  bool
 }
 
 // pump starts copying output, once the process runs.

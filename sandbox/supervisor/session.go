@@ -288,21 +288,44 @@ func (ses *session) about(p *process, req *api.Request, fs files, keep map[*os.F
 	return nil
 }
 
-func (p *process) attach(fs files, keep map[*os.File]bool) error {
+func (p *process) attach(fs files, keep map[*os.File]bool) (err error) {
+	session := fs.session
+	if session != nil {
+		keep[session] = true
+		if session, err = sys.Pollable(session); err != nil {
+			return err
+		}
+	}
 	keep[fs.stdout], keep[fs.stderr] = true, true
-	if err := p.fan.attach(fs.stdout, fs.stderr); err != nil {
-		return err
-	}
-	if fs.stdin == nil || p.in == nil {
-		return nil
-	}
-	keep[fs.stdin] = true
-	from, err := sys.Pollable(fs.stdin)
+	c, err := p.fan.attach(fs.stdout, fs.stderr, session)
 	if err != nil {
 		return err
 	}
-	go p.in.feed(from)
+	var fed *feeder
+	if fs.stdin != nil && p.in != nil {
+		keep[fs.stdin] = true
+		if fed, err = p.feed(fs.stdin); err != nil {
+			p.fan.detach(c)
+			return err
+		}
+	}
+	if session != nil {
+		go p.attend(c, fed)
+	}
 	return nil
+}
+
+// feed takes over a client's input; nil where the container's is closed.
+func (p *process) feed(stdin *os.File) (*feeder, error) {
+	from, err := sys.Pollable(stdin)
+	if err != nil {
+		return nil, err
+	}
+	f, err := p.in.feeder(from)
+	if f != nil {
+		go f.run()
+	}
+	return f, err
 }
 
 func closeAll(files []*os.File) {

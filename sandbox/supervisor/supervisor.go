@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/idle"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/launcher"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
@@ -41,6 +42,7 @@ type Supervisor struct {
 	quitting  bool
 	quitOnce  sync.Once
 	trim      *idle.Trimmer
+	inits     launcher.Server
 }
 
 // trimAfter is how long a supervisor is quiet before it gives memory back.
@@ -65,6 +67,7 @@ func Run(cfg Config) error {
 	signal.Notify(children, syscall.SIGCHLD)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	go s.accept()
+	go s.warm()
 	for {
 		select {
 		case <-children:
@@ -72,6 +75,13 @@ func Run(cfg Config) error {
 		case <-s.quit:
 			return nil
 		}
+	}
+}
+
+// warm gets a server of inits ready. Without one each start takes longer, and that is all.
+func (s *Supervisor) warm() {
+	if err := s.inits.Warm(s.cfg.Init); err != nil {
+		s.cfg.Log.Warn("inits are started one by one", "err", err)
 	}
 }
 
@@ -142,6 +152,7 @@ func (s *Supervisor) signal(id string, n int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.processes[id]; p != nil {
+		p.killed = p.killed || n == int(syscall.SIGKILL)
 		return p.signal(n)
 	}
 	if l := s.pending[id]; l != nil && n == int(syscall.SIGKILL) {

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/container"
+)
+
+// outputTime bounds the wait for the rest of a terminal's output, whose other end an orphan may hold open.
+const outputTime = 2 * time.Second
+
+// foreground stands between a process and the user who waits for it: signals, and the terminal if it has one.
+type foreground struct {
+	signals chan os.Signal
+	master  *os.File
+	restore func() error
+	copied  chan struct{}
+}
+
+func newForeground() *foreground {
+	f := &foreground{signals: make(chan os.Signal, 16)}
+	signal.Notify(f.signals)
+	return f
+}
+
+// terminal takes the master of the process's terminal. Ours is raw from now on.
+func (f *foreground) terminal(master *os.File) {
+	f.master, f.copied = master, make(chan struct{})
+	f.resize()
+	if sys.IsTerminal(os.Stdin) {
+		if restore, err := sys.MakeRaw(os.Stdin); err == nil {
+			f.restore = restore
+		}
+	}
+	go io.Copy(master, os.Stdin)
+	go func() {
+		io.Copy(os.Stdout, master) // ends with EIO once nobody has the other end
+		close(f.copied)
+	}()
+}
+
+func (f *foreground) resize() {
+	if f.master == nil {
+		return
+	}
+	if rows, cols, err := sys.GetWinsize(os.Stdin); err == nil {
+		_ = sys.Winsize(f.master, rows, cols)
+	}
+}
+
+// wait forwards signals until the process has ended and returns its exit code. Orphans are reaped meanwhile.
+func (f *foreground) wait(child *container.Child) int {
+	ended := make(chan syscall.WaitStatus, 1)
+	go func() {
+		for {
+			var status syscall.WaitStatus
+			pid, err := syscall.Wait4(-1, &status, 0, nil)
+			if pid == child.PID || err != nil && err != syscall.EINTR {
+				ended <- status
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case status := <-ended:
+			if f.copied != nil {
+				select {
+				case <-f.copied:
+				case <-time.After(outputTime):
+				}
+			}
+			code, _ := sys.ExitCode(status)
+			return code
+		case s := <-f.signals:
+			switch sig := s.(syscall.Signal); sig {
+			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE:
+			case syscall.SIGWINCH:
+				f.resize()
+			default:
+				_ = sys.PidfdSignal(child.Pidfd, sig)
+			}
+		}
+	}
+}
+
+func (f *foreground) close() {
+	signal.Stop(f.signals)
+	if f.restore != nil {
+		_ = f.restore()
+	}
+}

@@ -1,3 +1,0 @@
-package initproc
-
-const podMachine = 62 // EM_X86_64

@@ -1,3 +1,0 @@
-package initproc
-
-const podMachine = 183 // EM_AARCH64

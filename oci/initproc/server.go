@@ -1,0 +1,207 @@
+package initproc
+
+import (
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// server forks an init for each request. A fork takes a tenth of the start of a Go program, and has one thread:
+// nothing takes the processor from it in a system call, and execve(2) has no other threads to end.
+//
+// Go cannot fork a program with threads: a lock that another one holds at that moment is held for ever in the child.
+// So the server is itself a fork, which proves that it can work before it says that it is there. It has one thread
+// and waits in system calls alone, so that each of its forks begins in the same, proved state. What comes
+// after must not block in the Go runtime, for there is no thread to go on with: the init has no goroutines, channels
+// or timers, and no collection (initmsg.Env).
+//
+// It knows nothing of containers: messages are read by the forks. Like them it is not dumpable.
+type server struct {
+	request [64]byte
+	rights  [256]byte
+	told    *uint32 // shared with the forks: the number of the last one that the parent was told of
+	forks   uint32
+}
+
+const (
+	serverSocket = initmsg.ServerFloor
+	serverPIDNS  = initmsg.ServerFloor + 1 // the server's own PID namespace
+)
+
+// serve returns nil in each fork, and in the server only an error.
+func (s *setup) serve() error {
+	s.stage = "server"
+	sv := new(server)
+	ns, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open", "/proc/self/ns/pid", err)
+	}
+	for _, fd := range [][2]int{{s.sync, serverSocket}, {ns, serverPIDNS}} {
+		if err := unix.Dup3(fd[0], fd[1], unix.O_CLOEXEC); err != nil {
+			return wrap("dup", itoa(fd[0]), err)
+		}
+	}
+	s.sync = serverSocket
+	// The files of a request get the lowest free numbers, which are those that the init expects them at.
+	if err := closeExcept(0, []int{serverSocket, serverPIDNS}); err != nil {
+		return err
+	}
+	page, err := unix.Mmap(-1, 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return wrap("mmap", "", err)
+	}
+	sv.told = (*uint32)(unsafe.Pointer(&page[0]))
+	unix.Umask(s.umask)
+	if err := setName("cri-shim-init"); err != nil {
+		return err
+	}
+	pid, errno := clone(&cloneArgs{flags: unix.CLONE_PARENT})
+	if errno != 0 {
+		return wrap("clone", "", errno)
+	}
+	if pid != 0 {
+		sv.reply(pid, 0)
+		syscall.Exit(0)
+	}
+	prove()
+	if sv.reply(unix.Getpid(), 0) != 0 {
+		syscall.Exit(1)
+	}
+	s.server = sv
+	return sv.loop()
+}
+
+// loop returns nil in each fork. The server ends with its parent.
+func (sv *server) loop() error {
+	for {
+		r, errno := sv.receive()
+		if errno != 0 {
+			syscall.Exit(0)
+		}
+		pid := 0
+		if r.Files > 0 {
+			pid, errno = sv.fork(&r)
+			if pid == 0 && errno == 0 {
+				return closeExcept(r.Files, nil)
+			}
+		} else {
+			errno = unix.EINVAL
+		}
+		if sv.reply(pid, errno) != 0 {
+			syscall.Exit(0) // the fork, if any, ends too
+		}
+		atomic.StoreUint32(sv.told, sv.forks)
+		if r.PIDNamespace {
+			if _, _, e := unix.RawSyscall(unix.SYS_SETNS, serverPIDNS, unix.CLONE_NEWPID, 0); e != 0 {
+				syscall.Exit(1)
+			}
+		}
+		unix.RawSyscall(unix.SYS_CLOSE_RANGE, 0, serverSocket-1, 0)
+	}
+}
+
+func (sv *server) fork(r *initmsg.ForkRequest) (int, unix.Errno) {
+	args := cloneArgs{flags: r.CloneFlags | unix.CLONE_PARENT}
+	next := uintptr(r.Files)
+	if r.Cgroup {
+		args.flags |= unix.CLONE_INTO_CGROUP
+		args.cgroup = uint64(next)
+		next++
+	}
+	if r.PIDNamespace {
+		if _, _, e := unix.RawSyscall(unix.SYS_SETNS, next, unix.CLONE_NEWPID, 0); e != 0 {
+			return 0, e
+		}
+	}
+	sv.forks++
+	return clone(&args)
+}
+
+// receive waits for a request. Its files begin at descriptor 0.
+func (sv *server) receive() (r initmsg.ForkRequest, errno unix.Errno) {
+	iov := unix.Iovec{Base: &sv.request[0]}
+	iov.SetLen(len(sv.request))
+	msg := unix.Msghdr{Iov: &iov, Control: &sv.rights[0]}
+	msg.SetIovlen(1)
+	for {
+		msg.SetControllen(len(sv.rights))
+		n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, serverSocket, uintptr(unsafe.Pointer(&msg)), 0)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			return r, e
+		}
+		if n == 0 {
+			return r, unix.EPIPE
+		}
+		got := 0
+		if msg.Controllen > 0 {
+			h := (*unix.Cmsghdr)(unsafe.Pointer(&sv.rights[0]))
+			got = (int(h.Len) - unix.CmsgLen(0)) / 4
+		}
+		r, err := initmsg.DecodeForkRequest(sv.request[:n])
+		if err != nil || r.Descriptors() != got || msg.Flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+			return initmsg.ForkRequest{}, 0
+		}
+		return r, 0
+	}
+}
+
+func (sv *server) reply(pid int, errno unix.Errno) unix.Errno {
+	var buf [initmsg.ForkReplySize]byte
+	r := initmsg.ForkReply{PID: int32(pid), Errno: uint32(errno)}
+	b := r.Append(buf[:0])
+	for {
+		_, _, e := unix.RawSyscall6(unix.SYS_SENDTO, serverSocket, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
+		if e != unix.EINTR {
+			return e
+		}
+	}
+}
+
+// executing says that the workload is about to be executed. A fork waits until the parent was told of it, or
+// a workload could run that nobody knows of: the server may die between the two.
+func (s *setup) executing() error {
+	const wait, limit = 1e5, 5e9 // nanoseconds
+	for waited := 0; s.server != nil && int32(atomic.LoadUint32(s.server.told)-s.server.forks) < 0; waited += wait {
+		if waited >= limit {
+			return text("the server died before it told the parent of this process")
+		}
+		unix.Nanosleep(&unix.Timespec{Nsec: wait}, nil)
+	}
+	s.report(initmsg.KindExecute, nil)
+	return nil
+}
+
+// prove uses the parts of the Go runtime that have locks: the heap and the way through a system call. Where
+// one is held for ever this does not return, and the parent does without a server.
+func prove() {
+	for size := 8; size <= 256<<10; size *= 2 {
+		proof = make([]byte, size)
+	}
+	unix.Getwd()
+}
+
+var proof []byte
+
+// cloneArgs is struct clone_args of clone3(2).
+type cloneArgs struct {
+	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+}
+
+// clone is fork(2) with flags; 0 is the child. CLONE_PARENT gives it the server's own exit signal.
+func clone(args *cloneArgs) (int, unix.Errno) {
+	pid, _, e := unix.RawSyscall(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0)
+	return int(pid), e
+}
+
+func setName(name string) error {
+	b := [16]byte{}
+	copy(b[:15], name)
+	return wrap("prctl PR_SET_NAME", "", unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0))
+}

@@ -1,0 +1,158 @@
+// Package launcher starts a process through the init: the clone with the init's descriptors in their places, and
+// the reading of what the init reports. It is what the supervisor and the command line have in common, and knows
+// neither specifications nor profiles, whose code would be part of every supervisor.
+package launcher
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"syscall"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// Process is what is started. Its files stay the caller's.
+type Process struct {
+	Init    *os.File // the init program
+	Message *os.File // the encoded message, at its start
+	Stdio   [3]*os.File
+	// Files are those that the message refers to, in order; the socket for a terminal is the last (see Terminal).
+	Files        []*os.File
+	CloneFlags   uint64
+	Cgroup       *os.File // cgroup v2 directory to be cloned into, or nil
+	PIDNamespace *os.File // pidfd or namespace file whose PID namespace is joined, or nil
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
+	UserNamespace, TimeNamespace *os.File
+	Host                         sys.HostSetup
+	// Affinity are the CPUs to start on, as words of a mask; empty leaves them.
+	Affinity []uint64
+	// Server starts the init, or nil.
+	Server *Server
+}
+
+// Child is the started init, and then the workload. Pidfd is the caller's.
+type Child struct {
+	PID   int
+	Pidfd *os.File
+
+	reports *os.File
+}
+
+// Start makes the process. An error is an *initmsg.Report, as those of the init are.
+func Start(p Process) (*Child, error) {
+	r, w, err := sys.Pipe(false)
+	if err != nil {
+		return nil, failed("stdio", err)
+	}
+	defer w.Close()
+	list := make([]*os.File, 0, initmsg.FirstFile+len(p.Files))
+	list = append(append(append(list, p.Stdio[:]...), p.Message, w), p.Files...)
+	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
+		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
+		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
+	})
+	if err != nil {
+		r.Close()
+		return nil, failed("clone", err)
+	}
+	return &Child{PID: pid, Pidfd: pidfd, reports: r}, nil
+}
+
+func failed(stage string, err error) *initmsg.Report {
+	r := &initmsg.Report{Kind: initmsg.KindError, Stage: stage, Text: err.Error()}
+	errors.As(err, &r.Errno)
+	return r
+}
+
+// Executed waits until the workload is executed and returns the init's warnings. An error is an *initmsg.Report: what
+// went wrong, or that the init was killed.
+func (c *Child) Executed() (warnings []string, err error) {
+	defer c.reports.Close()
+	return ReadReports(c.reports, initmsg.KindExecute)
+}
+
+// Ready waits until everything is set up and the init waits at its start file.
+func (c *Child) Ready() (warnings []string, err error) {
+	defer c.reports.Close()
+	return ReadReports(c.reports, initmsg.KindReady)
+}
+
+// maxReports bounds what is read of an init's reports, in bytes.
+const maxReports = 64 << 10
+
+// ReadReports reads reports until the init is where it should be: waiting at its start file (KindReady), or replaced
+// by the workload (KindExecute). The mark for the latter says only that it is about to happen; nothing may come after
+// it, and execve(2) closes the pipe. Without the mark the init was killed.
+func ReadReports(r io.Reader, until initmsg.Kind) (warnings []string, err error) {
+	buf := make([]byte, 0, 512)
+	executed := false
+	for read := 0; ; {
+		if len(buf) == cap(buf) {
+			buf = slices.Grow(buf, 512)
+		}
+		n, readErr := r.Read(buf[len(buf):cap(buf)])
+		buf, read = buf[:len(buf)+n], read+n
+		if read > maxReports {
+			return nil, failed("init", fmt.Errorf("it reports more than %d bytes", maxReports))
+		}
+		for {
+			rep, rest, err := initmsg.DecodeReport(buf)
+			if err != nil {
+				return nil, failed("init", err)
+			}
+			if rep == nil {
+				break
+			}
+			buf = rest
+			switch rep.Kind {
+			case initmsg.KindError:
+				return nil, rep
+			case initmsg.KindWarning:
+				warnings = append(warnings, rep.Error())
+			case initmsg.KindExecute:
+				executed = true
+			case initmsg.KindReady:
+				if until == initmsg.KindReady {
+					return warnings, nil
+				}
+			}
+		}
+		if readErr == nil || errors.Is(readErr, syscall.EINTR) {
+			continue
+		}
+		return warnings, ended(readErr, len(buf), executed && until == initmsg.KindExecute)
+	}
+}
+
+// ended says whether the reports were to end here.
+func ended(cause error, rest int, executed bool) error {
+	switch {
+	case cause != io.EOF:
+		return failed("init", cause)
+	case rest > 0:
+		return failed("init", errors.New("its report ends early"))
+	case !executed:
+		return failed("init", errors.New("it was killed before the workload was executed"))
+	}
+	return nil
+}
+
+// Terminal makes the socket over which the init sends the master of a terminal: child is the last of Process.Files.
+func Terminal() (conn *sys.Conn, child *os.File, err error) { return sys.Socketpair() }
+
+// ReceiveTerminal takes the master that the init sends before it reports.
+func ReceiveTerminal(c *sys.Conn) (*os.File, error) {
+	n, fds, err := c.Recv(make([]byte, 16), 1)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 || len(fds) != 1 {
+		return nil, errors.New("no terminal")
+	}
+	return sys.Pollable(fds[0])
+}
