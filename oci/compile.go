@@ -101,8 +101,6 @@ type compiler struct {
 	new     uint64            // namespaces made
 	joined  map[uint64]string // namespaces joined, by flag
 	private privateNamespaces
-
-	readonlyCgroup string // the v1 tmpfs that is to be read-only in the end
 }
 
 // Compile translates a specification for the init. Every field is honoured, or is an UnsupportedError or a FieldError that
@@ -386,9 +384,6 @@ func (c *compiler) paths() error {
 			}
 		}
 		*l.to = l.paths
-	}
-	if c.readonlyCgroup != "" {
-		c.msg.Readonly = append(slices.Clip(c.msg.Readonly), c.readonlyCgroup)
 	}
 	return nil
 }

@@ -114,6 +114,14 @@ func isBind(m *specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
+// dataOptions are settings of the file systems that containers usually have. mount(2) ignores them for a bind mount, and
+// so do they who write one option list for both.
+var dataOptions = []string{"gid=", "mode=", "nr_blocks=", "nr_inodes=", "ptmxmode=", "size=", "uid="}
+
+func isData(option string) bool {
+	return slices.ContainsFunc(dataOptions, func(d string) bool { return strings.HasPrefix(option, d) })
+}
+
 // mount translates one entry.
 func (c *compiler) mount(field string, m *specs.Mount) error {
 	out := initmsg.Mount{File: initmsg.NoFile, Target: path.Join("/", m.Destination)}
@@ -124,6 +132,9 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		name := index(field+".options", j)
 		if !known {
 			if bind {
+				if isData(o) {
+					continue
+				}
 				return fieldf(name, "unknown option %q for a bind mount", o)
 			}
 			out.Options = append(out.Options, o)
@@ -285,6 +296,7 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 	c.msg.Mounts = append(c.msg.Mounts, initmsg.Mount{
 		FSType: "tmpfs", Source: "tmpfs", Target: target, File: initmsg.NoFile,
 		AttrSet: set &^ sys.MountAttrReadonly, Options: []string{"mode=755", "size=64k"},
+		ReadonlyAtEnd: set&sys.MountAttrReadonly != 0,
 	})
 	for _, h := range c.opt.Cgroups.Hierarchies {
 		dirs := []string{h.Name}
@@ -309,8 +321,5 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 			}
 			add(x)
 		}
-	}
-	if set&sys.MountAttrReadonly != 0 {
-		c.readonlyCgroup = target
 	}
 }

@@ -298,7 +298,7 @@ func TestCompileMounts(t *testing.T) {
 func TestCompileCgroupMount(t *testing.T) {
 	s := minimalSpec()
 	s.Mounts = []specs.Mount{{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "ro", "relatime"}}}
-	sources := func(cgns bool, c CgroupMounts) (out []string, readonly []string) {
+	sources := func(cgns bool, c CgroupMounts) (out []string, atEnd []string) {
 		s := *s
 		linux := *s.Linux
 		s.Linux = &linux
@@ -308,11 +308,13 @@ func TestCompileCgroupMount(t *testing.T) {
 		m := mustCompile(t, &s, Options{Cgroups: c}).Message
 		for _, x := range m.Mounts {
 			out = append(out, x.FSType+" "+x.Source+" "+x.Target+" "+strings.Join(x.Options, ","))
-			if x.FSType != "tmpfs" && x.AttrSet&sys.MountAttrReadonly == 0 {
+			if x.ReadonlyAtEnd {
+				atEnd = append(atEnd, x.Target)
+			} else if x.AttrSet&sys.MountAttrReadonly == 0 {
 				t.Errorf("%s is writable", x.Target)
 			}
 		}
-		return out, m.Readonly
+		return out, atEnd
 	}
 	got, ro := sources(true, v1Mounts)
 	want := []string{

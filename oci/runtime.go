@@ -101,6 +101,9 @@ type Prepared struct {
 	CgroupFD  *os.File // cgroup v2: for CLONE_INTO_CGROUP, else nil
 	Relabel   []string
 	Warnings  []string
+	// Gate is where the init waits for the hooks of the runtime's namespaces, or nil. Whoever launches it must
+	// call Gate.Serve meanwhile.
+	Gate *HookGate
 }
 
 // Release lets go of what kept the new group from being empty. Call it once the process was launched into it; Close does
@@ -113,6 +116,7 @@ func (p *Prepared) Release() {
 
 // Close closes the descriptors that Prepare opened. Files that the caller passed in stay open.
 func (p *Prepared) Close() {
+	p.Gate.Close()
 	p.Release()
 	if p.Launch != nil {
 		p.Launch.Close()
@@ -177,6 +181,10 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
 		return nil, err
 	}
+	if out.Gate, err = NewHookGate(b.Spec.Hooks); err != nil {
+		return nil, err
+	}
+	opt.HookSocket = out.Gate.Socket()
 	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err

@@ -148,8 +148,12 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 		}},
 	}
 	for _, s := range steps {
-		if err := m.step(f, timeline, s.name, s.do); err != nil {
-			if pidfd != nil { // a failpoint after the launch
+		err := m.step(f, timeline, s.name, s.do)
+		if err == nil && pidfd != nil && l.Started != nil {
+			err = m.step(f, timeline, "hooks", func() error { return l.Started(ctx, pid) })
+		}
+		if err != nil {
+			if pidfd != nil { // it runs: hooks, or a failpoint
 				m.abandon(client.id, c.ID)
 				pidfd.Close()
 			}

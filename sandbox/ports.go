@@ -101,6 +101,8 @@ type Launch struct {
 	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
+	// Started, if any, runs once the workload is executed; an error ends the container.
+	Started func(ctx context.Context, pid int) error
 	// Release, if set, is called once the process runs or will not.
 	Release func()
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.

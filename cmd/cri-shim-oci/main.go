@@ -80,7 +80,7 @@ func (a *app) command() *cli.Command {
 		Action: noCommand,
 		Commands: slices.Concat(
 			a.lifecycleCommands(), a.execCommands(), a.showCommands(), a.limitCommands(), a.checkpointCommands(),
-			[]*cli.Command{specCommand()},
+			[]*cli.Command{specCommand(), featuresCommand()},
 		),
 	}
 	for _, c := range root.Commands {

@@ -100,6 +100,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	cri.LogStreams(log)
 	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
 		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
 		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,

@@ -148,6 +148,9 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	}
 	l := launch(prepared)
 	l.User = &prepared.User
+	if err := r.hooks(ctx, c, prepared, l); err != nil {
+		return nil, errors.Join(err, prepared.Undo(ctx))
+	}
 	return l, nil
 }
 
@@ -232,8 +235,12 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string)
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	return errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
+	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
 		r.oci.RemoveResctrl(c.ID))
+	if err != nil {
+		return err // what has not gone is tried again, and the hooks are for after that
+	}
+	return r.poststop(ctx, c.ID)
 }
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.

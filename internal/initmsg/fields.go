@@ -69,6 +69,7 @@ func codeMount(c *codec, m *Mount) {
 	c.flag(&m.TmpCopyUp)
 	c.u32(&m.CreateMode)
 	c.flag(&m.Optional)
+	c.flag(&m.ReadonlyAtEnd)
 	c.flag(&m.NoFollow)
 }
 

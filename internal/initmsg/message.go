@@ -80,6 +80,8 @@ type Mount struct {
 	CreateMode uint32
 	// Optional mounts that the kernel refuses (a missing controller, say) are left out.
 	Optional bool
+	// ReadonlyAtEnd makes the mount read-only once all mounts are done: until then it takes targets of others.
+	ReadonlyAtEnd bool
 	// NoFollow refuses a target whose last part is a symbolic link.
 	NoFollow bool
 }

@@ -164,28 +164,28 @@ func (c *Container) Status() (specs.ContainerState, error) {
 	case c.PID == 0 || !alive(c.PID, c.PIDStart):
 		return specs.StateStopped, nil
 	}
+	if frozen, err := c.frozen(); err != nil || frozen {
+		return StatusPaused, err
+	}
 	_, err := os.Lstat(filepath.Join(c.dir, startFile))
-	if err == nil {
+	switch {
+	case err == nil:
 		return specs.StateCreated, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	g, err := c.group()
-	if errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return specs.StateRunning, nil
 	}
+	return "", err
+}
+
+func (c *Container) frozen() (bool, error) {
+	g, err := c.group()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
-		return "", err
+		return false, err
 	}
-	frozen, err := g.Frozen()
-	if err != nil {
-		return "", err
-	}
-	if frozen {
-		return StatusPaused, nil
-	}
-	return specs.StateRunning, nil
+	return g.Frozen()
 }
 
 func alive(pid int, start uint64) bool {

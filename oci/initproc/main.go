@@ -40,7 +40,8 @@ type setup struct {
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
 
-	server *server // of a fork of it, else nil
+	readonlyAtEnd []int   // mounts, see Mount.ReadonlyAtEnd
+	server        *server // of a fork of it, else nil
 }
 
 // maxFD is the highest number that a descriptor could have.
@@ -59,7 +60,11 @@ func Main() {
 }
 
 func newSetup(of *server) *setup {
-	return &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	if of != nil {
+		s.proc = of.proc
+	}
+	return s
 }
 
 // report sends one report. Nobody may be left to read it, which must not

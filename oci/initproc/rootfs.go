@@ -31,6 +31,9 @@ func (s *setup) rootfs() error {
 			return wrap("mount", m.Mounts[i].Target, err)
 		}
 	}
+	if err := s.finishMounts(); err != nil {
+		return err
+	}
 	s.stage = "devices"
 	// After the mounts: /dev is one of them.
 	for i := range m.Devices {
