@@ -26,9 +26,9 @@ build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 
-# The two programs that cri-shim embeds.
+# The programs that cri-shim embeds.
 payload:
-	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init ./cmd/cri-shim-classes
 
 install: build ## install cri-shim, cri-shim-oci and the systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
 	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim

@@ -28,6 +28,7 @@ const (
 // adminServer is what grpc checks a registered service against.
 type adminServer interface {
 	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	devicesInUse(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	imageWhy(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	importImages(stream grpc.ServerStream) error
 	exportImages(stream grpc.ServerStream) error
@@ -40,6 +41,7 @@ var adminDesc = grpc.ServiceDesc{
 	Methods: []grpc.MethodDesc{
 		adminMethod(adminTimeline, adminServer.timeline),
 		adminMethod(adminImageWhy, adminServer.imageWhy),
+		adminMethod(adminDevices, adminServer.devicesInUse),
 	},
 	Streams: []grpc.StreamDesc{{
 		StreamName:    "ImportImages",
@@ -78,6 +80,7 @@ type adminService struct {
 	runtime   Runtime
 	archives  Archives
 	explainer Explainer
+	devices   func() ([]DeviceUse, error)
 }
 
 // importImages reads an archive from the client's stream and answers with the names in it.

@@ -47,6 +47,7 @@ func newCommand() *cli.Command {
 			serveCommand(),
 			configCommand(),
 			imageCommand(),
+			gpuCommand(),
 			timelineCommand(),
 			versionCommand(),
 		},

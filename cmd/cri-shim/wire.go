@@ -114,15 +114,26 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
+		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     []cri.Handler{handler(p.store, log)},
+		Handlers:     handlers(cfg, handler(p.store, log)),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
 		Info:    p.info(cfg, runtime),
 	}}, nil
+}
+
+// handlers are the built-in runtime's names.
+func handlers(cfg *config.Config, builtin cri.Handler) []cri.Handler {
+	out := []cri.Handler{builtin}
+	for _, name := range cfg.BuiltinHandlers {
+		builtin.Name = name
+		out = append(out, builtin)
+	}
+	return out
 }
 
 // handler is the built-in runtime, with what this kernel and the file system of the images allow.

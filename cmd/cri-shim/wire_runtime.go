@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/gpu"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -28,10 +29,12 @@ const joinedLater = "/proc/self/ns/pid"
 
 // podRuntime is sandbox.Runtime over the built-in runtime.
 type podRuntime struct {
-	oci    *oci.Runtime
-	images *podImages
-	specs  *specStore
-	log    *slog.Logger
+	oci     *oci.Runtime
+	images  *podImages
+	specs   *specStore
+	devices *gpu.Registry
+	classes classes
+	log     *slog.Logger
 	// problem is what the node's configuration asks for and the node has not; nil is none.
 	problem error
 }
@@ -57,7 +60,13 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, images: images, specs: specs, log: log, problem: problem}, nil
+	classes, err := newClasses(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &podRuntime{
+		oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+	}, nil
 }
 
 // problems is for the verbose status.
@@ -90,9 +99,6 @@ func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
 
 // Check implements sandbox.Runtime.
 func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
-	for i, name := range c.Config.CDIDevices {
-		return fmt.Errorf("%w: config.CDI_devices[%d].name: %q: this version has no CDI devices", sandbox.ErrInvalid, i, name)
-	}
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
@@ -185,6 +191,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	case workload.ModePod, workload.ModeTarget, "":
 		params.Namespaces.PID, params.Namespaces.PIDPath = oci.PIDJoin, joinedLater
 	}
+	params.Edit = r.edit(p, c, env.Root)
 	for at, dir := range env.Volumes {
 		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: dir})
 	}
@@ -228,7 +235,8 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string)
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
+		r.oci.RemoveResctrl(c.ID))
 	if err != nil {
 		return err // what has not gone is tried again, and the hooks are for after that
 	}
@@ -249,7 +257,7 @@ func runtimeError(err error) error {
 	var field *oci.FieldError
 	var limit *cgroup.LimitError
 	switch {
-	case errors.As(err, &field):
+	case errors.As(err, &field), errors.Is(err, gpu.ErrDevice):
 		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	case errors.As(err, &limit) && errors.Is(err, syscall.EBUSY): // more is in use
 		return fmt.Errorf("%w: %w", sandbox.ErrState, err)

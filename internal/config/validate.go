@@ -32,11 +32,23 @@ func Validate(c Config) Problems {
 	v.platform(c.ImagePlatform)
 	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
+	for _, name := range c.GPUDriverCapabilities {
+		v.oneOf("gpu_driver_capabilities", name, driverCapabilities...)
+	}
+	for _, name := range c.BuiltinHandlers {
+		v.check("builtin_handlers", handlerPattern.MatchString(name), "%q is not a RuntimeClass handler (a DNS label)", name)
+	}
 	v.streams(c)
 	v.sizes(c)
 	v.durations(c)
 	return v.problems
 }
+
+// driverCapabilities are those of NVIDIA_DRIVER_CAPABILITIES.
+var driverCapabilities = []string{"compute", "compat32", "graphics", "utility", "video", "display", "ngx"}
+
+// handlerPattern is Kubernetes' (RuntimeClass.handler).
+var handlerPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 type validator struct{ problems Problems }
 
@@ -62,6 +74,8 @@ func (v *validator) paths(c Config) {
 		v.path(path.key, path.value)
 	}
 	for _, path := range []struct{ key, value string }{
+		{"seccomp_profile", c.SeccompProfile}, {"rdt_config_file", c.RDTConfigFile}, {"blockio_config_file", c.BlockioConfigFile},
+		{"gpu_driver_root", c.GPUDriverRoot}, {"gpu_device_root", c.GPUDeviceRoot},
 		{"seccomp_profile", c.SeccompProfile}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
 	} {
 		if path.value != "" {
@@ -73,6 +87,7 @@ func (v *validator) paths(c Config) {
 		values []string
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
+		{"cdi_spec_dirs", c.CDISpecDirs},
 		{"registry_auth_files", c.RegistryAuthFiles},
 	} {
 		for _, value := range list.values {
