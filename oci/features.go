@@ -23,7 +23,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   namespaceNames(),
 			Capabilities: capList(1<<len(capNames) - 1),
-			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
 			Seccomp:      seccomp.Features(),
 			Apparmor:     &features.Apparmor{Enabled: &yes},
 			Selinux:      &features.Selinux{Enabled: &yes},

@@ -1,10 +1,16 @@
 package oci
 
 import (
+	"context"
+	"errors"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
@@ -80,5 +86,59 @@ func TestCgroupPathOfAnotherDriver(t *testing.T) {
 	}
 	if got, want := systemd.PodCgroup(pod, id), "crishim-"+id+".slice"; got != want {
 		t.Errorf("PodCgroup of a new pod = %q; want %q", got, want)
+	}
+}
+
+func TestPauseResume(t *testing.T) {
+	n := newNode(t, Config{})
+	path := n.runtime.CgroupPath(&workload.Pod{}, "pause-"+strconv.Itoa(os.Getpid()), "c")
+	g, err := n.runtime.cgroups.Create(t.Context(), path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("sh", "-c", "while :; do echo x; done")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := n.runtime.Remove(context.Background(), path); err != nil { // kills it
+			t.Error(err)
+		}
+		_ = cmd.Wait()
+		if err := n.runtime.Remove(context.Background(), filepath.Dir(path)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := g.AddProc(cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	read := func() int {
+		t.Helper()
+		f := out.(*os.File)
+		if err := f.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		n, _ := io.Copy(io.Discard, io.LimitReader(f, 1<<20))
+		return int(n)
+	}
+	if err := n.runtime.Pause(t.Context(), path); err != nil {
+		if errors.Is(err, errors.ErrUnsupported) {
+			t.Skip(err)
+		}
+		t.Fatal(err)
+	}
+	read() // what was in the pipe
+	if n := read(); n != 0 {
+		t.Errorf("a paused process has written %d bytes", n)
+	}
+	if err := n.runtime.Resume(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	if n := read(); n == 0 {
+		t.Error("a resumed process writes nothing")
 	}
 }

@@ -97,7 +97,11 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		}
 	}
 	// The creation time makes the container visible: a record without it is an interrupted creation.
-	return c.ID, m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline })
+	if err := m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline }); err != nil {
+		return "", err
+	}
+	m.tellContainer(EventCreated, c)
+	return c.ID, nil
 }
 
 // enroll makes a container known. A pod that is being stopped or removed meanwhile either finds it

@@ -51,9 +51,11 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 	if facts.State() != ContainerCreated || facts.CreatedAt.IsZero() {
 		return fmt.Errorf("%w: the container is %s", ErrState, facts.State())
 	}
-	if err := m.updateContainer(c, func(c *ctr) { c.LaunchedAt = time.Now() }); err != nil {
+	if err := m.updateContainer(c, func(c *ctr) { c.LaunchedAt, c.starting = time.Now(), true }); err != nil {
+		m.tellStart(c, false)
 		return err
 	}
+	defer func() { m.tellStart(c, err == nil) }()
 	timeline := facts.Timeline
 	pid, pidfd, user, err := m.execute(ctx, f, p, c, &timeline)
 	if err != nil {

@@ -95,6 +95,8 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 	if why := m.snapshot(p).Why; why != "" { // meanwhile
 		return "", errors.New(why)
 	}
+	m.tell(EventCreated, p.ID, p)
+	m.tell(EventStarted, p.ID, p)
 	return p.ID, nil
 }
 

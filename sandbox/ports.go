@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -57,6 +58,18 @@ type Runtime interface {
 	Cleanup(ctx context.Context, p *Pod, c *Container) error
 	// CleanupPod does the same for the pod's own.
 	CleanupPod(ctx context.Context, p *Pod) error
+}
+
+// Meter measures what pods and containers use. What is not there (any more) is an error that matches fs.ErrNotExist.
+type Meter interface {
+	// Container reads the counters of a container's control group.
+	Container(ctx context.Context, p *Pod, c *Container) (*usage.Stats, error)
+	// Pod reads those of the group that holds all of a pod's containers.
+	Pod(ctx context.Context, p *Pod) (*usage.Stats, error)
+	// Processes counts what runs in a container and, where open says so, what that has open.
+	Processes(ctx context.Context, p *Pod, c *Container, open bool) (usage.Processes, error)
+	// Layer walks a folder and adds up what its files take.
+	Layer(ctx context.Context, dir string) (bytes, inodes uint64, err error)
 }
 
 // Limits changes the limits of what runs.

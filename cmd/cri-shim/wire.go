@@ -165,6 +165,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
+		Meter:             podMeter{runtime.oci},
 		Limits:            podLimits{runtime.oci},
 		Log:               log,
 	})

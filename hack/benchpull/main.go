@@ -58,6 +58,7 @@ func pullInto(root string, refs []string) error {
 			return err
 		}
 	}
+	fmt.Println("pulled")
 	return s.Close()
 }
 
@@ -145,10 +146,11 @@ func measure(p peer, dir string, refs []string) (result, error) {
 		return res, err
 	}
 	begin := time.Now()
-	if err := p.pull(dir, refs); err != nil {
+	done, err := p.pull(dir, refs)
+	if err != nil {
 		return res, err
 	}
-	res.wall = time.Since(begin)
+	res.wall = done.Sub(begin)
 	f, err := os.Open(dir)
 	if err != nil {
 		return res, err
@@ -184,7 +186,7 @@ func report(cases []benchCase, peers []peer, all map[string][]result) {
 					v = append(v, f(r))
 				}
 				slices.Sort(v)
-				return v[len(v)/2]
+				return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 			}
 			wall := func(r result) float64 { return r.wall.Seconds() }
 			synced := func(r result) float64 { return r.synced.Seconds() }

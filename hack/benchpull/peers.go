@@ -23,7 +23,8 @@ import (
 type peer struct {
 	name  string
 	start func(dir string) (stop func(), pid int, err error)
-	pull  func(dir string, refs []string) error
+	// pull returns when the images could be used; a process may have something to finish after that.
+	pull func(dir string, refs []string) (time.Time, error)
 }
 
 func noDaemon(string) (func(), int, error) { return func() {}, 0, nil }
@@ -39,13 +40,13 @@ func newPeer(name string) *peer {
 	}
 	switch name {
 	case "cri-shim":
-		return &peer{name, noDaemon, func(dir string, refs []string) error {
-			return command("/proc/self/exe", append([]string{"pull-into", filepath.Join(dir, "images")}, refs...)...)
+		return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
+			return pullOurs(filepath.Join(dir, "images"), refs)
 		}}
 	case "containerd":
 		if daemon, ctr := find("containerd"), find("ctr"); daemon != "" && ctr != "" {
 			return &peer{name, func(dir string) (func(), int, error) { return startContainerd(daemon, ctr, dir) },
-				func(dir string, refs []string) error {
+				func(dir string, refs []string) (time.Time, error) {
 					return each(refs, func(ref string) error {
 						return command(ctr, "--address", filepath.Join(dir, "sock"), "images", "pull", "--plain-http", ref)
 					})
@@ -53,7 +54,7 @@ func newPeer(name string) *peer {
 		}
 	case "podman":
 		if podman, err := exec.LookPath(name); err == nil {
-			return &peer{name, noDaemon, func(dir string, refs []string) error {
+			return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
 				return each(refs, func(ref string) error {
 					return command(podman, "--root", dir+"/root", "--runroot", dir+"/run", "--storage-driver", "overlay",
 						"pull", "--quiet", "--tls-verify=false", ref)
@@ -62,7 +63,7 @@ func newPeer(name string) *peer {
 		}
 	case "skopeo":
 		if skopeo, err := exec.LookPath(name); err == nil {
-			return &peer{name, noDaemon, func(dir string, refs []string) error {
+			return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
 				return each(refs, func(ref string) error {
 					return command(skopeo, "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "docker://"+ref,
 						fmt.Sprintf("containers-storage:[overlay@%[1]s/root+%[1]s/run]%[2]s", dir, ref))
@@ -73,13 +74,34 @@ func newPeer(name string) *peer {
 	return nil
 }
 
-func each(refs []string, f func(string) error) error {
+func each(refs []string, f func(string) error) (time.Time, error) {
 	for _, ref := range refs {
 		if err := f(ref); err != nil {
-			return err
+			return time.Time{}, err
 		}
 	}
-	return nil
+	return time.Now(), nil
+}
+
+// pullOurs runs this program again, which says a line when it has pulled.
+func pullOurs(root string, refs []string) (time.Time, error) {
+	cmd := exec.Command("/proc/self/exe", append([]string{"pull-into", root}, refs...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	var text bytes.Buffer
+	cmd.Stderr = &text
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return time.Time{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return time.Time{}, err
+	}
+	_, err = out.Read(make([]byte, 1))
+	at := time.Now()
+	if err = errors.Join(err, cmd.Wait()); err != nil {
+		return at, fmt.Errorf("%w: %s", err, text.String())
+	}
+	return at, nil
 }
 
 func command(name string, args ...string) error {

@@ -38,15 +38,14 @@ func inSlice(t *testing.T) func(*pb.PodSandboxConfig) {
 	return func(c *pb.PodSandboxConfig) {
 		c.Linux.CgroupParent = "crishime2e-" + c.Metadata.Name + ".slice"
 		t.Cleanup(func() {
-			for _, s := range []string{c.Linux.CgroupParent, "crishime2e.slice"} {
-				_ = exec.Command("systemctl", "stop", s).Run() // the kubelet's to remove
-			}
+			_ = exec.Command("systemctl", "stop", c.Linux.CgroupParent).Run() // the kubelet's to remove
 		})
 	}
 }
 
 func TestSystemdDriver(t *testing.T) {
 	n := systemdNode(t)
+	t.Cleanup(func() { _ = exec.Command("systemctl", "stop", "crishime2e.slice").Run() }) // after the pods' own
 	config, err := n.RuntimeConfig(ctx(t), &pb.RuntimeConfigRequest{})
 	if err != nil || config.Linux.CgroupDriver != pb.CgroupDriver_SYSTEMD {
 		t.Errorf("RuntimeConfig() = %v, %v; want SYSTEMD", config, err)

@@ -152,3 +152,14 @@ func TestUpdateRuntimeConfig(t *testing.T) {
 		t.Errorf("verbose Status() = %v, %v; want the pod CIDR", resp.GetInfo()["podCIDR"], err)
 	}
 }
+
+// A kubelet with the other cgroup driver is told so, instead of getting its pods' limits in the wrong place.
+func TestSliceWithoutSystemd(t *testing.T) {
+	t.Parallel()
+	n := sharedNode(t)
+	config := n.podConfig(hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "kubepods-besteffort-pod1.slice" })
+	_, err := n.RunPodSandbox(ctx(t), &pb.RunPodSandboxRequest{Config: config})
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "cgroupDriver") {
+		t.Errorf("RunPodSandbox in a slice = %v; want InvalidArgument that names the kubelet's cgroupDriver", err)
+	}
+}

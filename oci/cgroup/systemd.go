@@ -20,6 +20,8 @@ const (
 	systemdVersion = 244
 	// reconnectWait is between two tries while systemd executes itself anew (daemon-reexec).
 	reconnectWait = 100 * time.Millisecond
+	// closeTimeout bounds the wait for a connection that is being made.
+	closeTimeout = time.Second
 	// jobPoll is how often a unit is looked at whose job's end was perhaps not heard of.
 	jobPoll = time.Second
 )
@@ -124,8 +126,11 @@ func (s *systemd) drop(c *dbus.Conn) {
 }
 
 func (s *systemd) close() {
-	s.turn <- struct{}{} // until a connection that is being made is there
-	defer func() { <-s.turn }()
+	select {
+	case s.turn <- struct{}{}: // a connection that is being made is there now
+		defer func() { <-s.turn }()
+	case <-time.After(closeTimeout): // it goes with the process
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.conn != nil {

@@ -1,6 +1,8 @@
 package initproc
 
 import (
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -80,6 +82,9 @@ func (s *setup) serve() error {
 		syscall.Exit(0)
 	}
 	prove()
+	if err := dropProgram(); err != nil {
+		return err
+	}
 	if sv.reply(unix.Getpid(), 0) != 0 {
 		syscall.Exit(1)
 	}
@@ -209,6 +214,40 @@ func prove() {
 }
 
 var proof []byte
+
+// dropProgram lets go of the pages of the program that the start has touched, and the server mostly does not: they stay
+// in the file, whence forks take theirs anyway (mmap'd files are not copied by fork(2)).
+func dropProgram() error {
+	fd, err := openIn(serverProc, "self/maps", unix.O_RDONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return wrap("open", "maps", err)
+	}
+	defer unix.Close(fd)
+	maps, err := readAll(fd)
+	if err != nil {
+		return wrap("read", "maps", err)
+	}
+	for line := range strings.SplitSeq(string(maps), "\n") {
+		// "00401000-004c3000 r-xp 00001000 00:01 1029  /memfd:cri-shim-init (deleted)"
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1][1] != '-' || f[5][0] != '/' {
+			continue // written to, or not of a file
+		}
+		from, to, _ := strings.Cut(f[0], "-")
+		start, err := strconv.ParseUint(from, 16, 64)
+		if err != nil {
+			return wrap("parse", "maps", err)
+		}
+		end, err := strconv.ParseUint(to, 16, 64)
+		if err != nil {
+			return wrap("parse", "maps", err)
+		}
+		if _, _, e := unix.RawSyscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED); e != 0 {
+			return wrap("madvise", "", e)
+		}
+	}
+	return nil
+}
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {
