@@ -17,7 +17,7 @@ UNITDIR  ?= /etc/systemd/system
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-vm demo lint fuzz bench bench-pod critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all validate-oci test-vm demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,8 +30,9 @@ build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-
 payload:
 	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init
 
-install: build ## install cri-shim and its systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
+install: build ## install cri-shim, cri-shim-oci and the systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
 	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim
+	install -D -m 0755 bin/cri-shim-oci $(DESTDIR)$(BINDIR)/cri-shim-oci
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's,/usr/local/bin/,$(BINDIR)/,' hack/packaging/cri-shim.service > $(DESTDIR)$(UNITDIR)/cri-shim.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/cri-shim.service
@@ -45,9 +46,12 @@ test-unit: ## the tests as an unprivileged user; those that need root are skippe
 test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs root and qemu)
 	hack/vm/test.sh
 
+validate-oci: build ## the OCI's validation programs against bin/cri-shim-oci and runc (needs root; PROGRAMS, OUT)
+	hack/runtimetools/run.sh $(PROGRAMS)
+
 # Where make test kills a pull 12 times.
 test-all: export TEST_KILL_ROUNDS ?= 200
-test-all: test critest test-vm ## test, critest and test-vm
+test-all: test validate-oci critest test-vm ## test, validate-oci, critest and test-vm
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh
@@ -69,6 +73,12 @@ bench: ## run the benchmarks
 
 bench-pod: build ## measure starts, execs, stops and memory over the CRI, in ms and MiB (ENDPOINTS="name=socket ..." for others)
 	hack/bench/run.sh $(ENDPOINTS)
+
+bench-runtime: build ## measure the low-level runtime against crun and runc, where they are installed (ROUNDS)
+	hack/bench/runtime.sh
+
+bench-pull: ## measure pulls from a registry on this machine, and those of containerd, podman and skopeo (needs root; FLAGS)
+	hack/benchpull/run.sh $(FLAGS)
 
 tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done

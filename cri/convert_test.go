@@ -266,7 +266,6 @@ func TestBadContainers(t *testing.T) {
 		{"config.mounts[0].host_path: ", func(c *pb.ContainerConfig) { c.Mounts[0].HostPath = "./data" }},
 		{"config.mounts[0].propagation: unknown value 3", func(c *pb.ContainerConfig) { c.Mounts[0].Propagation = 3 }},
 		{"config.mounts[0].mount_options[0]: ", func(c *pb.ContainerConfig) { c.Mounts[0].MountOptions = []string{"lowerdir=/etc"} }},
-		{"config.mounts[0].image_sub_path: ", func(c *pb.ContainerConfig) { c.Mounts[0].ImageSubPath = "a" }},
 		{"config.mounts[1].recursive_read_only: set without", func(c *pb.ContainerConfig) { c.Mounts[1].Readonly = false }},
 		{"config.mounts[1].recursive_read_only: set with", func(c *pb.ContainerConfig) {
 			c.Mounts[1].Propagation = pb.MountPropagation_PROPAGATION_HOST_TO_CONTAINER
@@ -350,6 +349,16 @@ func TestMinimal(t *testing.T) {
 	}
 	if c.Resources != nil || c.Security.Seccomp != nil || c.Security.AppArmor != nil || c.StopSignal != "" {
 		t.Errorf("containerFromProto invented something: %+v", c)
+	}
+}
+
+// TestSubPathWithoutImage: the kubelet sets it for every volume with a subPath, which host_path has already.
+func TestSubPathWithoutImage(t *testing.T) {
+	in := goodContainer()
+	in.Mounts[0].ImageSubPath = "data"
+	c, err := containerFromProto(in)
+	if err != nil || c.Mounts[0].ImageSubPath != "" || c.Mounts[0].HostPath != in.Mounts[0].HostPath {
+		t.Errorf("containerFromProto() = %+v, %v; want the mount without a sub path", c.Mounts, err)
 	}
 }
 

@@ -36,6 +36,7 @@ var kinds = []struct {
 	{image.ErrInvalid, codes.FailedPrecondition},
 	{image.ErrPlatform, codes.FailedPrecondition},
 	{image.ErrTooLarge, codes.ResourceExhausted},
+	{sandbox.ErrMissed, codes.ResourceExhausted},
 	{syscall.ENOSPC, codes.ResourceExhausted},
 	{syscall.EDQUOT, codes.ResourceExhausted},
 	{errors.ErrUnsupported, codes.Unimplemented},

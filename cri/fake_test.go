@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -32,6 +33,8 @@ type fakeRuntime struct {
 	stream     func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
 	stopped    map[string]time.Duration
 	panics     bool
+	usage      *usage.Stats
+	events     sandbox.Manager // its subscriptions alone
 	cidrs      []netip.Prefix
 }
 
@@ -169,6 +172,65 @@ func (r *fakeRuntime) ReopenLog(_ context.Context, id string) error {
 	_, err := r.Container(id)
 	return err
 }
+
+func (r *fakeRuntime) MeasureContainer(_ context.Context, id string) (*sandbox.ContainerStats, error) {
+	c, err := r.Container(id)
+	if err != nil {
+		return nil, fmt.Errorf("stats of container: %w", err)
+	}
+	s := &sandbox.ContainerStats{Container: c, At: time.Unix(1700000010, 5), Layer: sandbox.LayerStats{Dir: "/"}}
+	if c.State() == sandbox.ContainerRunning {
+		s.Usage, s.NanoCores = r.usage, 250_000_000
+		s.Layer = sandbox.LayerStats{Dir: "/", At: time.Unix(1700000009, 0), Bytes: 8192, Inodes: 4, Known: true}
+	}
+	return s, nil
+}
+
+func (r *fakeRuntime) MeasurePod(ctx context.Context, id string) (*sandbox.PodStats, error) {
+	p, err := r.Pod(id)
+	if err != nil {
+		return nil, fmt.Errorf("stats of pod sandbox: %w", err)
+	}
+	s := &sandbox.PodStats{Pod: p, At: time.Unix(1700000010, 5), Usage: *r.usage, NanoCores: 5, Processes: 3,
+		OwnNetwork: p.Config.Security.Namespaces.Network != workload.ModeNode}
+	if s.OwnNetwork {
+		s.Network = []usage.Interface{{Name: "net1", RxBytes: 5}, {Name: "eth0", RxBytes: 1, RxPackets: 2, RxErrors: 3, RxDropped: 4, TxBytes: 5, TxErrors: 7}}
+	}
+	for _, c := range r.containers {
+		if c.PodID == p.ID && c.State() == sandbox.ContainerRunning {
+			cs, _ := r.MeasureContainer(ctx, c.ID)
+			s.Containers = append(s.Containers, cs)
+		}
+	}
+	return s, nil
+}
+
+func (r *fakeRuntime) MeasureContainers(ctx context.Context, all []*sandbox.Container, each func(*sandbox.ContainerStats) error) error {
+	for _, c := range all {
+		if s, err := r.MeasureContainer(ctx, c.ID); err != nil || s.Usage != nil {
+			if err := cmpErr(err, each(s)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each func(*sandbox.PodStats) error) error {
+	for _, p := range all {
+		s, err := r.MeasurePod(ctx, p.ID)
+		if err := cmpErr(err, each(s)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
+	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024}, nil
+}
+
+func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }
 
 func (r *fakeRuntime) Exec(ctx context.Context, _ string, cmd []string, s sandbox.Streams) (int, error) {
 	return r.stream(ctx, cmd, s)

@@ -61,9 +61,7 @@ func (f *fields) mount(at string, m *pb.Mount) workload.Mount {
 func (f *fields) mountSource(at string, m *pb.Mount, out *workload.Mount) {
 	sub := out.ImageSubPath
 	if m.GetImage() == nil {
-		if sub != "" {
-			f.add(at+".image_sub_path", "set without image")
-		}
+		out.ImageSubPath = "" // the kubelet sends a volume's subPath here too, which is in host_path already
 		f.absolute(at+".host_path", out.HostPath)
 		return
 	}

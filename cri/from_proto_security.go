@@ -2,6 +2,7 @@ package cri
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,6 +88,8 @@ func (f *fields) userNamespace(at string, u *pb.UserNamespace) *workload.UserNam
 		if len(out.GIDs) == 0 {
 			f.add(at+".gids", "empty with mode POD")
 		}
+		f.mapsRoot(at+".uids", out.UIDs)
+		f.mapsRoot(at+".gids", out.GIDs)
 	case workload.ModeNode:
 		if len(out.UIDs)+len(out.GIDs) > 0 {
 			f.add(at+".uids", "mappings with mode NODE")
@@ -95,6 +98,13 @@ func (f *fields) userNamespace(at string, u *pb.UserNamespace) *workload.UserNam
 		f.add(at+".mode", "%s is not supported, use POD or NODE", u.GetMode())
 	}
 	return out
+}
+
+// mapsRoot: who sets a container up is root in its user namespace.
+func (f *fields) mapsRoot(at string, ids []workload.IDMapping) {
+	if len(ids) > 0 && !slices.ContainsFunc(ids, func(m workload.IDMapping) bool { return m.ContainerID == 0 }) {
+		f.add(at, "0 is not mapped")
+	}
 }
 
 // mappings checks that each range fits 32 bits and that no two meet (user_namespaces(7)).

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"time"
 
@@ -108,9 +107,10 @@ func (f *podForward) PortForward(_ context.Context, pod, _ string, port int32, s
 	case <-f.client.Done():
 		return f.client.Err()
 	}
-	// What a server sends before it resets a connection is as good as an answer.
-	if err != nil && !errors.Is(err, net.ErrClosed) {
-		return fmt.Errorf("port %d: %w", port, err)
+	if err != nil {
+		// Not the client's to know: clients of Kubernetes end all their connections for an error in one.
+		f.log.Debug("forwarded connection broke", "pod", pod, "port", port, "err", err)
+		return nil
 	}
 	select {
 	case <-sent:

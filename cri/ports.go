@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -58,11 +59,25 @@ type Updates interface {
 	SetPodCIDRs(cidrs []netip.Prefix) error
 }
 
+// Meters is what the services need of measurements; sandbox.Manager has it.
+type Meters interface {
+	// MeasureContainer and MeasurePod take an ID or a unique prefix of one; sandbox.ErrNotFound.
+	MeasureContainer(ctx context.Context, id string) (*sandbox.ContainerStats, error)
+	MeasurePod(ctx context.Context, id string) (*sandbox.PodStats, error)
+	// MeasureContainers and MeasurePods hand over, one by one, what they measure: of the containers those that run. What
+	// is gone meanwhile is left out.
+	MeasureContainers(ctx context.Context, all []*sandbox.Container, each func(*sandbox.ContainerStats) error) error
+	MeasurePods(ctx context.Context, all []*sandbox.Pod, each func(*sandbox.PodStats) error) error
+	MeasureProcesses(ctx context.Context, c *sandbox.Container) (usage.Processes, error)
+}
+
 // Runtime is everything behind the RuntimeService.
 type Runtime interface {
 	Pods
 	Containers
 	Processes
+	Meters
+	Subscribe() *sandbox.Subscription
 	Updates
 	Conditions(ctx context.Context) []sandbox.Condition
 }

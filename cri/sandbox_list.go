@@ -3,28 +3,44 @@ package cri
 import (
 	"context"
 
+	"google.golang.org/grpc"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
 func (s *runtimeService) ListPodSandbox(_ context.Context, req *pb.ListPodSandboxRequest) (*pb.ListPodSandboxResponse, error) {
-	filter := req.GetFilter()
+	resp := &pb.ListPodSandboxResponse{}
+	for _, p := range s.selectPods(req.GetFilter()) {
+		resp.Items = append(resp.Items, podToProto(p))
+	}
+	return resp, nil
+}
+
+func (s *runtimeService) StreamPodSandboxes(req *pb.StreamPodSandboxesRequest, stream grpc.ServerStreamingServer[pb.StreamPodSandboxesResponse]) error {
+	p := pager[*pb.PodSandbox]{send: func(page []*pb.PodSandbox) error {
+		return stream.Send(&pb.StreamPodSandboxesResponse{PodSandboxes: page})
+	}}
+	for _, pod := range s.selectPods(req.GetFilter()) {
+		if err := p.add(podToProto(pod)); err != nil {
+			return err
+		}
+	}
+	return p.flush()
+}
+
+// selectPods lists the pods that a filter wants; nil wants all.
+func (s *runtimeService) selectPods(filter *pb.PodSandboxFilter) []*sandbox.Pod {
 	pods := s.runtime.Pods()
 	if id := filter.GetId(); id != "" {
 		id = s.fullPodID(id)
 		pods = only(pods, func(p *sandbox.Pod) bool { return p.ID == id })
 	}
-	resp := &pb.ListPodSandboxResponse{Items: make([]*pb.PodSandbox, 0, len(pods))}
-	for _, p := range pods {
-		if want := filter.GetState(); want != nil && podStateToProto(p.State()) != want.GetState() {
-			continue
-		}
-		if selects(filter.GetLabelSelector(), p.Config.Labels) {
-			resp.Items = append(resp.Items, podToProto(p))
-		}
-	}
-	return resp, nil
+	return only(pods, func(p *sandbox.Pod) bool {
+		want := filter.GetState()
+		return (want == nil || podStateToProto(p.State()) == want.GetState()) &&
+			selects(filter.GetLabelSelector(), p.Config.Labels)
+	})
 }
 
 // fullPodID completes a truncated ID, as people type them; one that is not the beginning of

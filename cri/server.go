@@ -46,7 +46,9 @@ type Options struct {
 	Version    string // semantic version
 	// Info is told to those who ask Status to be verbose: a name to a value for JSON.
 	Info func() map[string]any
-	Log  *slog.Logger
+	// Ending, if set, is closed when the daemon is told to end: streams that would go on for ever end with it.
+	Ending <-chan struct{}
+	Log    *slog.Logger
 }
 
 // NewServer returns a gRPC server with the RuntimeService, the ImageService and the

@@ -576,12 +576,19 @@ var implemented = map[string]bool{
 	"ListContainers": true, "ExecSync": true, "Exec": true, "Attach": true, "PortForward": true, "ReopenContainerLog": true,
 	"UpdateContainerResources": true, "UpdatePodSandboxResources": true, "UpdateRuntimeConfig": true,
 	"ListImages": true, "ImageStatus": true, "PullImage": true, "RemoveImage": true, "ImageFsInfo": true,
+	"ContainerStats": true, "ListContainerStats": true, "PodSandboxStats": true, "ListPodSandboxStats": true,
+	"ListMetricDescriptors": true, "ListPodSandboxMetrics": true, "GetContainerEvents": true,
+	"StreamPodSandboxes": true, "StreamContainers": true, "StreamContainerStats": true, "StreamPodSandboxStats": true,
+	"StreamPodSandboxMetrics": true, "StreamImages": true,
 }
 
 // TestUnimplemented calls every method of both services: one that is not in the list
 // says so, by its name, and one that is does not.
 func TestUnimplemented(t *testing.T) {
 	o := options(&fakeRuntime{exec: func(context.Context, time.Duration) (*sandbox.ExecResult, error) { return nil, sandbox.ErrInvalid }})
+	ending := make(chan struct{}) // else the events would go on
+	close(ending)
+	o.Ending = ending
 	conn := connect(t, o)
 	seen := 0
 	for _, client := range []any{pb.NewRuntimeServiceClient(conn), pb.NewImageServiceClient(conn)} {

@@ -97,7 +97,6 @@ func NewStreamServer(o StreamOptions) (*StreamServer, error) {
 		ConnContext: connContext,
 		ErrorLog:    slog.NewLogLogger(demoted{o.Log.Handler()}, slog.LevelDebug),
 	}
-	klog.SetSlogLogger(slog.New(demoted{o.Log.Handler()})) // the library's; what concerns a session is told once, at its end
 	l = &streamListener{Listener: l, stall: o.IdleTimeout}
 	if config != nil {
 		s.base.Scheme, l = "https", tls.NewListener(l, config)
@@ -205,6 +204,10 @@ func (s *StreamServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.log.LogAttrs(r.Context(), slog.LevelInfo, "stream", attrs...)
 }
+
+// LogStreams has what the streaming library logs, for the whole process, at debug: what concerns a session is told once, at
+// its end. It is for the program's start.
+func LogStreams(log *slog.Logger) { klog.SetSlogLogger(slog.New(demoted{log.Handler()})) }
 
 // demoted lowers what is logged through it to debug.
 type demoted struct{ slog.Handler }

@@ -458,7 +458,8 @@ func TestStreamRequests(t *testing.T) {
 	}(), codes.Unavailable, "streaming server")
 }
 
-// upperServer answers what it is sent in capitals, once the client has half-closed.
+// upperServer answers what it is sent in capitals, once the client has half-closed. It resets a
+// connection on which it is sent "break".
 func upperServer(t *testing.T) (port string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -475,6 +476,10 @@ func upperServer(t *testing.T) (port string) {
 			go func() {
 				defer c.Close()
 				data, _ := io.ReadAll(c)
+				if string(data) == "break" {
+					c.(*net.TCPConn).SetLinger(0)
+					return
+				}
 				c.Write(bytes.ToUpper(data))
 			}()
 		}
@@ -503,6 +508,9 @@ func testForward(t *testing.T, c *spdyClient) {
 	for i := range 5 {
 		if got, failed := forwardOne(t, c, i, port, fmt.Sprint("hello ", i)); got != fmt.Sprint("HELLO ", i) || failed != "" {
 			t.Errorf("connection %d: %q, %q; want its answer", i, got, failed)
+		}
+		if got, failed := forwardOne(t, c, 20+i, port, "break"); got+failed != "" {
+			t.Errorf("connection that breaks: %q, %q; want its end", got, failed)
 		}
 		if got, failed := forwardOne(t, c, 10+i, "1", "x"); got != "" || !strings.Contains(failed, "port 1 ") {
 			t.Errorf("connection to a closed port: %q, %q; want an error that names it", got, failed)

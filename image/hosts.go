@@ -31,6 +31,8 @@ type registryHost struct {
 	fetcher    remotes.Fetcher
 }
 
+func (h *registryHost) address() string { return h.Scheme + "://" + h.Host + h.Path }
+
 func (h *registryHost) can(c docker.HostCapabilities) bool { return h.Capabilities.Has(c) }
 
 // hostsFile and hostEntry are what containerd reads of hosts.toml.
@@ -184,6 +186,10 @@ func (c *Config) hosts(ctx context.Context, ref reference.Named, auth *Auth, con
 	hosts := make([]*registryHost, 0, len(configured))
 	for i, h := range configured {
 		host := &registryHost{RegistryHost: h, origin: i == len(configured)-1 || hubAlias(h.Host) == domain}
+		// A registry that has settings of its own is often both a host and the server of its file.
+		if same := slices.IndexFunc(hosts, func(o *registryHost) bool { return o.address() == host.address() }); same >= 0 {
+			continue
+		}
 		var bad []error
 		if host.credential, bad, err = c.credentialFor(host, ref, auth); err != nil {
 			return nil, nil, err

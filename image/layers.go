@@ -109,17 +109,6 @@ func (l *layerSet) get(id digest.Digest) *layerInfo {
 	return nil
 }
 
-func (l *layerSet) allSynced(ids []digest.Digest) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, id := range ids {
-		if !l.m[id].synced {
-			return false
-		}
-	}
-	return true
-}
-
 func (l *layerSet) setSynced(ids []digest.Digest) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

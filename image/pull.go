@@ -91,15 +91,22 @@ func (s *Store) install(ctx context.Context, src fetcher, top ocispec.Descriptor
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
+	var landing *int
+	defer func() {
+		if landing == nil {
+			root.Close()
+			return
+		}
+		s.settleLater(root, m.configID, landing)
+	}()
 	used, err := s.ensureLayers(ctx, src, m)
 	defer func() { s.layers.unuse(used) }()
 	if err != nil {
 		return nil, err
 	}
 	for {
-		img, err := s.commit(root, m, names)
-		if !errors.Is(err, errGone) {
+		var img *Image
+		if img, landing, err = s.commit(m, names); !errors.Is(err, errGone) {
 			return img, err
 		}
 	}
@@ -150,11 +157,12 @@ func (s *Store) checkSpace(m *manifest) error {
 	return err
 }
 
-// commit makes what was installed durable and visible. All layers of m are in use by the caller.
-func (s *Store) commit(root *os.File, m *manifest, names []string) (*Image, error) {
-	staged, err := s.stage(root, m)
+// commit makes what was installed visible. All layers of m are in use by the caller, who has the image settled if it
+// gets a landing.
+func (s *Store) commit(m *manifest, names []string) (*Image, *int, error) {
+	staged, err := s.stage(m)
 	if err != nil {
-		return nil, fmt.Errorf("commit image %s: %w", m.configID, err)
+		return nil, nil, fmt.Errorf("commit image %s: %w", m.configID, err)
 	}
 	defer staged.drop()
 	s.change.Lock()
@@ -168,7 +176,8 @@ func (s *Store) commit(root *os.File, m *manifest, names []string) (*Image, erro
 		r = old.clone()
 		r.Removed = false
 	} else {
-		r = &record{Version: recordVersion, ID: m.configID, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs}
+		r = &record{Version: recordVersion, ID: m.configID, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs,
+			Boot: s.boot, landing: new(int)}
 	}
 	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
 	r.add(now, names...)
@@ -178,19 +187,23 @@ func (s *Store) commit(root *os.File, m *manifest, names []string) (*Image, erro
 		err = s.commitNew(staged, r)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("commit image %s: %w", r.ID, err)
+		return nil, nil, fmt.Errorf("commit image %s: %w", r.ID, err)
+	}
+	var landing *int
+	if old == nil {
+		landing = r.landing
 	}
 	losers := s.losers(r)
 	s.publish(r)
 	for _, l := range losers {
 		if err := writeRecord(s.imageDir(l.ID), l); err != nil {
-			return nil, fmt.Errorf("take the tag from image %s: %w", l.ID, err)
+			return nil, landing, fmt.Errorf("take the tag from image %s: %w", l.ID, err)
 		}
 		s.publish(l)
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.views[r.ID], nil
+	return s.views[r.ID], landing, nil
 }
 
 // staged is an image directory that is not in place yet.
@@ -205,9 +218,8 @@ func (s *staged) drop() {
 	}
 }
 
-// stage prepares the directory of an image and writes the layers out to the disk, once for all of them. No lock is
-// held: this can take as long as the disk is slow.
-func (s *Store) stage(root *os.File, m *manifest) (st *staged, err error) {
+// stage prepares the directory of an image. No lock is held: this can take as long as the disk is slow.
+func (s *Store) stage(m *manifest) (st *staged, err error) {
 	ids := m.config.RootFS.DiffIDs
 	s.mu.RLock()
 	have := s.images[m.configID] != nil
@@ -223,13 +235,6 @@ func (s *Store) stage(root *os.File, m *manifest) (st *staged, err error) {
 		st.drop()
 		return nil, err
 	}
-	if st.attrs || !s.layers.allSynced(ids) {
-		if err := sys.Syncfs(root); err != nil {
-			st.drop()
-			return nil, fmt.Errorf("sync layers: %w", err)
-		}
-	}
-	s.layers.setSynced(ids)
 	return st, nil
 }
 
@@ -262,7 +267,7 @@ func (s *Store) commitNew(st *staged, r *record) error {
 	if st.dir == "" {
 		return errGone
 	}
-	if err := writeRecord(st.dir, r); err != nil {
+	if err := writeNewRecord(st.dir, r); err != nil {
 		return err
 	}
 	dst := s.imageDir(r.ID)
@@ -277,7 +282,7 @@ func (s *Store) commitNew(st *staged, r *record) error {
 		return err
 	}
 	st.dir = ""
-	return errors.Join(syncDir(filepath.Dir(dst)), syncDir(s.path("images")))
+	return nil
 }
 
 func (s *Store) imageDir(id digest.Digest) string { return s.path(digestDir("images", id)) }

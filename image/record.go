@@ -42,8 +42,12 @@ type record struct {
 	Attrs bool `json:"attrs,omitempty"`
 	// Removed: the image is gone for List and Get, but a container still holds it.
 	Removed bool `json:"removed,omitempty"`
+	// Boot is the kernel's boot ID as long as the image may not have reached the disk (see settle.go).
+	Boot string `json:"boot,omitempty"`
 
 	config ocispec.Image
+	// landing is the settling that Boot waits for.
+	landing *int
 }
 
 // name is a tag or digest reference; when two images claim one, the later claim holds.
@@ -92,6 +96,15 @@ func parseRecord(b []byte, id digest.Digest) (*record, error) {
 		return nil, err
 	}
 	return r, nil
+}
+
+// writeNewRecord writes image.json of an image that is not in place yet, and leaves it to settle to wait for the disk.
+func writeNewRecord(dir string, r *record) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "image.json"), b, 0o600)
 }
 
 // writeRecord writes image.json into dir so that after a crash it is the old one or the new one.

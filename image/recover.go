@@ -28,6 +28,10 @@ func (s *Store) recover(ctx context.Context) error {
 	var found []*record
 	err = s.eachDigestDir(ctx, "images", func(dir string, id digest.Digest) error {
 		r, err := s.loadImage(dir, id)
+		if err == nil && r.Boot != "" && r.Boot != s.boot || errors.Is(err, errUnwritten) {
+			s.log.Warn("image had not reached the disk when the machine went down: it has to be pulled again", "id", id)
+			return s.discard(dir)
+		}
 		if err == nil {
 			found = append(found, r)
 		}
@@ -40,10 +44,16 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	for _, r := range found {
-		s.layers.setSynced(r.diffIDs())
+		if r.Boot == "" {
+			s.layers.setSynced(r.diffIDs())
+		}
 	}
 	for _, r := range found {
+		if r.Boot != "" {
+			r.landing = new(int)
+		}
 		s.publish(r)
+		s.settleAgain(r)
 	}
 	return s.dropUnsynced()
 }
@@ -109,6 +119,9 @@ func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "image.json"))
 	if err != nil {
 		return nil, err
+	}
+	if len(b) == 0 {
+		return nil, errUnwritten
 	}
 	r, err := parseRecord(b, id)
 	if err != nil {

@@ -168,3 +168,27 @@ func makeUpper(path string, top *os.File) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// UserNamespaces is nil if images can be mounted for containers in user namespaces: Rootfs with UserNS. It is tried out.
+func (s *Store) UserNamespaces() error {
+	ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
+	ns, err := sys.NewUserNamespace(ids, ids)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	var lower []*os.File
+	defer func() { closeAll(lower) }()
+	for _, dir := range []string{"empty", "layers"} {
+		f, err := openLower(s.path(dir), ns)
+		if err != nil {
+			return err
+		}
+		lower = append(lower, f)
+	}
+	m, err := sys.MountOverlay(sys.Overlay{Lower: lower, Readonly: true, Detached: true})
+	if err != nil {
+		return err
+	}
+	return m.Close()
+}

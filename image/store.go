@@ -14,8 +14,9 @@
 //	empty/               an empty directory, the second layer where overlayfs wants two
 //	lock                 held by the process that uses the store
 //
-// A layer is renamed into place after its digests were checked; an image record is written after its layers have
-// reached the disk. So what can be seen is complete.
+// A layer is renamed into place after its digests were checked, an image record after its layers. So what can be seen
+// is complete. What may not have reached the disk yet bears the boot ID of the kernel, and counts for nothing after
+// another boot (see settle.go).
 package image
 
 import (

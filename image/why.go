@@ -75,7 +75,7 @@ func (s *Store) Why(ctx context.Context, ref string, auth *Auth) (*Explanation, 
 }
 
 func (h *registryHost) explain() Answer {
-	a := Answer{URL: h.Scheme + "://" + h.Host + h.Path, Credential: h.credential.String()}
+	a := Answer{URL: h.address(), Credential: h.credential.String()}
 	for _, c := range []struct {
 		has  docker.HostCapabilities
 		name string

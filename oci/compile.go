@@ -48,6 +48,8 @@ type Options struct {
 	Seccomp func(*specs.LinuxSeccomp) (*Filter, error)
 	// ID is the container's, for the state that hooks read.
 	ID string
+
+	checkOnly bool // nothing is opened or made: the result is not to be launched
 }
 
 // Launch is all that it takes to start the init.
@@ -61,11 +63,13 @@ type Launch struct {
 	CloneFlags uint64
 	// PIDNamespace is a namespace to be set for children before the clone; "" is none.
 	PIDNamespace string
-	// UserNamespace is one to be entered before the clone by a single-threaded process, so that the other
-	// new namespaces belong to it; "" is none. With CLONE_NEWUSER in CloneFlags the mappings are to be written instead.
-	UserNamespace            string
-	UIDMappings, GIDMappings []specs.LinuxIDMapping
-	Terminal                 bool
+	// UserNamespace and TimeNamespace are to be entered before the clone (sys.SpawnAttr), or nil. What the init cannot
+	// do inside the user namespace is in Host.
+	UserNamespace, TimeNamespace *os.File
+	Host                         sys.HostSetup
+	// Affinity are the CPUs that the process starts on, before it is in its control group, as words of a mask.
+	Affinity []uint64
+	Terminal bool
 	// Hooks that the runtime runs in its own namespaces: Prestart, CreateRuntime, Poststart, Poststop.
 	Hooks *specs.Hooks
 
@@ -89,8 +93,6 @@ type compiler struct {
 	new     uint64            // namespaces made
 	joined  map[uint64]string // namespaces joined, by flag
 	private privateNamespaces
-
-	readonlyCgroup string // the v1 tmpfs that is to be read-only in the end
 }
 
 // Compile translates a specification for the init. Every field is honoured, or is an UnsupportedError or a FieldError that
@@ -109,7 +111,7 @@ func Compile(spec *specs.Spec, o Options) (_ *Launch, err error) {
 	for _, step := range []func() error{
 		c.platform, c.namespaces, c.root, c.names, c.sysctls, c.mounts, c.devices, c.paths, c.hooks,
 		func() error { return c.process(spec.Process) },
-		c.seccomp, c.lastFiles,
+		c.seccomp, c.lastFiles, c.hostSetup,
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -190,9 +192,6 @@ func (c *compiler) namespaces() error {
 		if flag == sys.CloneNewNS {
 			return unsupported(field+".path", "a mount namespace cannot be joined by a container")
 		}
-		if flag == sys.CloneNewTime {
-			return unsupported(field+".path", "a time namespace cannot be joined")
-		}
 		c.joined[flag] = ns.Path
 	}
 	if c.new&sys.CloneNewNS == 0 {
@@ -200,43 +199,45 @@ func (c *compiler) namespaces() error {
 	}
 	has := func(flag uint64) bool { return c.new&flag != 0 || c.joined[flag] != "" }
 	c.private = privateNamespaces{net: has(sys.CloneNewNet), ipc: has(sys.CloneNewIPC), uts: has(sys.CloneNewUTS)}
-	c.place()
-	if err := c.userMappings(); err != nil {
-		return err
+	for _, step := range []func() error{c.userNamespace, c.place, c.timeOffsets} {
+		if err := step(); err != nil {
+			return err
+		}
 	}
-	return c.timeOffsets()
+	return nil
 }
 
 // place decides who makes or joins each namespace. A cgroup namespace is rooted where its maker is, so the init makes it
 // once it is in its group; a time namespace is for children only, so it too has to be the init's.
-// A PID namespace takes effect at the clone, and a process with threads cannot join a user namespace.
-func (c *compiler) place() {
+// A PID namespace takes effect at the clone, and a process with threads cannot join a user or a time namespace.
+func (c *compiler) place() (err error) {
 	const late = sys.CloneNewCgroup | sys.CloneNewTime
-	c.launch.CloneFlags = c.new &^ late
+	c.launch.CloneFlags = c.new &^ (late | sys.CloneNewUser)
 	c.msg.Unshare = c.new & late
 	c.launch.PIDNamespace = c.joined[sys.CloneNewPID]
-	c.launch.UserNamespace = c.joined[sys.CloneNewUser]
+	if p := c.joined[sys.CloneNewTime]; p != "" && !c.opt.checkOnly {
+		if c.launch.TimeNamespace, err = os.Open(p); err != nil {
+			return &FieldError{Field: "linux.namespaces", Err: err}
+		}
+		c.own(c.launch.TimeNamespace)
+	}
 	for _, flag := range [...]uint64{
 		sys.CloneNewNet, sys.CloneNewIPC, sys.CloneNewUTS, sys.CloneNewCgroup,
 	} {
-		if p := c.joined[flag]; p != "" {
-			c.msg.Join = append(c.msg.Join, initmsg.Namespace{Type: flag, Path: p, File: initmsg.NoFile})
+		p := c.joined[flag]
+		if p == "" {
+			continue
 		}
-	}
-}
-
-func (c *compiler) userMappings() error {
-	l := c.spec.Linux
-	if c.new&sys.CloneNewUser == 0 {
-		if c.joined[sys.CloneNewUser] == "" && len(l.UIDMappings)+len(l.GIDMappings) > 0 {
-			return fieldf("linux.uidMappings", "set without a user namespace")
+		n := initmsg.Namespace{Type: flag, Path: p, File: initmsg.NoFile}
+		if c.msg.UserNamespace && !c.opt.checkOnly {
+			f, err := os.Open(p)
+			if err != nil {
+				return &FieldError{Field: "linux.namespaces", Err: err}
+			}
+			n.File = c.file(c.own(f))
 		}
-		return nil // of a joined one they only say what it has
+		c.msg.Join = append(c.msg.Join, n)
 	}
-	if len(l.UIDMappings) == 0 || len(l.GIDMappings) == 0 {
-		return fieldf("linux.uidMappings", "a new user namespace needs uidMappings and gidMappings")
-	}
-	c.launch.UIDMappings, c.launch.GIDMappings = l.UIDMappings, l.GIDMappings
 	return nil
 }
 
@@ -256,10 +257,6 @@ func (c *compiler) timeOffsets() error {
 		c.msg.TimeOffsets = append(c.msg.TimeOffsets, fmt.Sprintf("%s %d %d", clock, o.Secs, o.Nanosecs))
 	}
 	return nil
-}
-
-func (c *compiler) hasUserNamespace() bool {
-	return c.new&sys.CloneNewUser != 0 || c.joined[sys.CloneNewUser] != ""
 }
 
 var propagations = map[string]uint64{
@@ -284,6 +281,11 @@ func (c *compiler) root() error {
 			return err
 		}
 		r.Path = p
+		if c.msg.UserNamespace {
+			if r.File, err = c.clone("root.path", p, true); err != nil {
+				return err
+			}
+		}
 	}
 	if p := c.spec.Linux.RootfsPropagation; p != "" {
 		flag, ok := propagations[p]
@@ -366,9 +368,6 @@ func (c *compiler) paths() error {
 			}
 		}
 		*l.to = l.paths
-	}
-	if c.readonlyCgroup != "" {
-		c.msg.Readonly = append(slices.Clip(c.msg.Readonly), c.readonlyCgroup)
 	}
 	return nil
 }

@@ -114,16 +114,27 @@ func isBind(m *specs.Mount) bool {
 	return m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 }
 
+// dataOptions are settings of the file systems that containers usually have. mount(2) ignores them for a bind mount, and
+// so do they who write one option list for both.
+var dataOptions = []string{"gid=", "mode=", "nr_blocks=", "nr_inodes=", "ptmxmode=", "size=", "uid="}
+
+func isData(option string) bool {
+	return slices.ContainsFunc(dataOptions, func(d string) bool { return strings.HasPrefix(option, d) })
+}
+
 // mount translates one entry.
 func (c *compiler) mount(field string, m *specs.Mount) error {
 	out := initmsg.Mount{File: initmsg.NoFile, Target: path.Join("/", m.Destination)}
 	bind := isBind(m)
-	idmap := len(m.UIDMappings)+len(m.GIDMappings) > 0
+	idmap, all := len(m.UIDMappings)+len(m.GIDMappings) > 0, true
 	for j, o := range m.Options {
 		opt, known := mountOptions[o]
 		name := index(field+".options", j)
 		if !known {
 			if bind {
+				if isData(o) {
+					continue
+				}
 				return fieldf(name, "unknown option %q for a bind mount", o)
 			}
 			out.Options = append(out.Options, o)
@@ -144,7 +155,7 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		case optionCopyUp:
 			out.TmpCopyUp = true
 		case optionIDMap:
-			idmap = true
+			idmap, all = true, o == "ridmap"
 		case optionRemount:
 			return unsupported(name, "remount: an earlier mount of the list cannot be changed")
 		case optionRefused:
@@ -156,10 +167,19 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		return fieldf(field+".options", "tmpcopyup is for a tmpfs, not for %q", m.Type)
 	}
 	if bind {
-		return c.bind(field, m, out, idmap)
+		return c.bind(field, m, out, idmap, all)
 	}
 	if idmap {
-		return unsupported(field+".uidMappings", "an idmapped mount of type %q", m.Type)
+		if c.msg.UserNamespace {
+			return unsupported(field+".uidMappings", "a mount of type %q belongs to the user namespace: the kernel maps none of those", m.Type)
+		}
+		ns, err := c.idMap(field, m)
+		if err != nil {
+			return err
+		}
+		if ns != nil {
+			out.IDMap = c.file(c.own(ns)) + 1
+		}
 	}
 	return c.fileSystem(field, m, out)
 }
@@ -175,28 +195,31 @@ func applyAttr(m *initmsg.Mount, o mountOption) {
 }
 
 // bind: the kernel takes type "bind" for a mark like the option. A mount that is to be shared with the host is cloned
-// here, in the host's mount namespace: a clone made by the init would be a slave's.
-func (c *compiler) bind(field string, m *specs.Mount, out initmsg.Mount, idmap bool) error {
+// here, in the host's mount namespace: a clone made by the init would be a slave's. all: what is mounted below is idmapped too.
+func (c *compiler) bind(field string, m *specs.Mount, out initmsg.Mount, idmap, all bool) error {
 	if f := c.opt.MountFiles[m.Destination]; f != nil {
 		out.File = c.file(f)
 		c.msg.Mounts = append(c.msg.Mounts, out)
 		return nil
-	}
-	if idmap {
-		return unsupported(field+".uidMappings", "an idmapped mount of %q that was not prepared", m.Source)
 	}
 	source, err := c.hostPath(field+".source", m.Source)
 	if err != nil {
 		return err
 	}
 	out.Source = source
-	if out.Propagation&sys.MountShared != 0 {
-		f, err := sys.CloneMount(source, out.Recursive)
-		if err != nil {
-			return &FieldError{Field: field + ".source", Err: err}
+	switch {
+	case idmap:
+		err = c.idMappedBind(field, m, source, &out, all)
+	case c.msg.UserNamespace, out.Propagation&sys.MountShared != 0:
+		if out.File, err = c.clone(field+".source", source, out.Recursive); err == nil && out.File != initmsg.NoFile {
+			out.Source = ""
 		}
-		c.launch.own = append(c.launch.own, f)
-		out.File, out.Source = c.file(f), ""
+	}
+	if err != nil {
+		return err
+	}
+	if out.File != initmsg.NoFile && out.Propagation == 0 {
+		out.Propagation = sys.MountSlave | sys.MountRec // as what the init clones: a slave of the host's
 	}
 	c.msg.Mounts = append(c.msg.Mounts, out)
 	return nil
@@ -273,6 +296,7 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 	c.msg.Mounts = append(c.msg.Mounts, initmsg.Mount{
 		FSType: "tmpfs", Source: "tmpfs", Target: target, File: initmsg.NoFile,
 		AttrSet: set &^ sys.MountAttrReadonly, Options: []string{"mode=755", "size=64k"},
+		ReadonlyAtEnd: set&sys.MountAttrReadonly != 0,
 	})
 	for _, h := range c.opt.Cgroups.Hierarchies {
 		dirs := []string{h.Name}
@@ -297,8 +321,5 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 			}
 			add(x)
 		}
-	}
-	if set&sys.MountAttrReadonly != 0 {
-		c.readonlyCgroup = target
 	}
 }

@@ -30,6 +30,9 @@ func (c *compiler) process(p *specs.Process) error {
 	m := &c.msg.Process
 	m.Args, m.Env, m.Cwd, m.CreateCwd = p.Args, p.Env, p.Cwd, true
 	m.UID, m.GID, m.Groups, m.Umask = p.User.UID, p.User.GID, p.User.AdditionalGids, p.User.Umask
+	if err := c.checkUser(&p.User); err != nil {
+		return err
+	}
 	m.NoNewPrivs = p.NoNewPrivileges
 	m.AppArmor, m.SELinux = p.ApparmorProfile, p.SelinuxLabel
 	m.Terminal = p.Terminal
@@ -184,10 +187,10 @@ func (c *compiler) affinity(p *specs.Process) error {
 	if c.msg.Mode != initmsg.ModeExec {
 		return nil
 	}
-	if a.Initial != "" {
-		return unsupported("process.execCPUAffinity.initial", "the init has no affinity of its own before it enters the control group")
-	}
 	var err error
+	if c.launch.Affinity, err = parseSet(a.Initial); err != nil {
+		return err
+	}
 	c.msg.Process.Affinity, err = parseSet(a.Final)
 	return err
 }

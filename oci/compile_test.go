@@ -67,8 +67,8 @@ func TestCompileNamespaces(t *testing.T) {
 	if m.Unshare != sys.CloneNewCgroup|sys.CloneNewTime {
 		t.Errorf("Unshare = %#x; want cgroup and time", m.Unshare)
 	}
-	if l.PIDNamespace != "/p" || l.UserNamespace != "" {
-		t.Errorf("PIDNamespace, UserNamespace = %q, %q; want /p and none", l.PIDNamespace, l.UserNamespace)
+	if l.PIDNamespace != "/p" || l.UserNamespace != nil || l.TimeNamespace != nil {
+		t.Errorf("PIDNamespace = %q, UserNamespace %v, TimeNamespace %v; want /p and none", l.PIDNamespace, l.UserNamespace, l.TimeNamespace)
 	}
 	wantJoin := []initmsg.Namespace{
 		{Type: sys.CloneNewNet, Path: "/run/netns/a", File: initmsg.NoFile},
@@ -91,12 +91,31 @@ func TestCompileNamespaces(t *testing.T) {
 func TestCompileUserNamespace(t *testing.T) {
 	ids := []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
 	s := minimalSpec()
+	s.Root.Path = "/usr"
+	s.Linux.Namespaces[3].Path = "/proc/self/ns/net"
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
 	s.Linux.UIDMappings, s.Linux.GIDMappings = ids, ids
 	s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/other", Type: "c", Major: 1, Minor: 7}}
-	l := mustCompile(t, s, Options{})
-	if l.CloneFlags&sys.CloneNewUser == 0 || len(l.UIDMappings) != 1 {
-		t.Errorf("CloneFlags %#x, UIDMappings %v; want a user namespace and its mapping", l.CloneFlags, l.UIDMappings)
+	s.Process.User.UID = 5
+	s.Process.Rlimits = []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Soft: 1, Hard: 2}}
+	s.Process.OOMScoreAdj = ptr(9)
+	o := Options{CgroupTasks: []string{"/t"}, Staging: "/stage", checkOnly: os.Getuid() != 0}
+	l := mustCompile(t, s, o)
+	if l.CloneFlags&sys.CloneNewUser != 0 || !l.Message.UserNamespace || l.UserNamespace == nil != o.checkOnly {
+		t.Errorf("CloneFlags %#x, UserNamespace %v, %v; want one to be entered", l.CloneFlags, l.Message.UserNamespace, l.UserNamespace)
+	}
+	if l.Message.Join[0].File == initmsg.NoFile != o.checkOnly || l.Message.Root.File == initmsg.NoFile != o.checkOnly {
+		t.Errorf("Join %v, Root %v; want files, for the paths may be closed", l.Message.Join, l.Message.Root)
+	}
+	want := sys.HostSetup{
+		CgroupTasks: []string{"/t"}, Dir: "/stage", StdioUID: ptr[uint32](100005), OOMScoreAdj: ptr[int32](9),
+		Rlimits: []sys.Rlimit{{Resource: sys.Rlimits["RLIMIT_NOFILE"], Hard: 2}},
+	}
+	if diff := cmp.Diff(want, l.Host); diff != "" {
+		t.Errorf("Host (-want +got):\n%s", diff)
+	}
+	if m := l.Message; len(m.CgroupTasks) != 0 {
+		t.Errorf("CgroupTasks %q; want none for the init", m.CgroupTasks)
 	}
 	for _, d := range l.Message.Devices {
 		if d.Bind == "" {
@@ -106,9 +125,34 @@ func TestCompileUserNamespace(t *testing.T) {
 			t.Errorf("/dev/other binds %s; want the node of 1:7, /dev/full", d.Bind)
 		}
 	}
-	s.Linux.Namespaces[len(s.Linux.Namespaces)-1].Path = "/u"
-	if l := mustCompile(t, s, Options{}); l.UserNamespace != "/u" || l.CloneFlags&sys.CloneNewUser != 0 {
-		t.Errorf("UserNamespace = %q, flags %#x; want /u joined", l.UserNamespace, l.CloneFlags)
+}
+
+func TestCompileUserNamespaceRefuses(t *testing.T) {
+	ids := func(m ...specs.LinuxIDMapping) []specs.LinuxIDMapping { return m }
+	whole := ids(specs.LinuxIDMapping{HostID: 100000, Size: 10})
+	for _, tt := range []struct {
+		want string
+		uids []specs.LinuxIDMapping
+		edit func(*specs.Spec)
+	}{
+		{"linux.uidMappings: a new user namespace needs", nil, nil},
+		{"linux.uidMappings: 0 is not mapped", ids(specs.LinuxIDMapping{ContainerID: 1, HostID: 5, Size: 9}), nil},
+		{"linux.uidMappings[0].size: 0", ids(specs.LinuxIDMapping{}), nil},
+		{"linux.uidMappings[0].size: 4294967295 leads beyond", ids(specs.LinuxIDMapping{HostID: 10, Size: 1<<32 - 1}), nil},
+		{"linux.uidMappings[1]: overlaps linux.uidMappings[0]", ids(whole[0], specs.LinuxIDMapping{ContainerID: 9, HostID: 5, Size: 2}), nil},
+		{"process.user.uid: 10 is not in linux.uidMappings", whole, func(s *specs.Spec) { s.Process.User.UID = 10 }},
+		{"process.user.additionalGids[1]: 11 is not in linux.gidMappings", whole, func(s *specs.Spec) { s.Process.User.AdditionalGids = []uint32{1, 11} }},
+	} {
+		s := minimalSpec()
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+		s.Linux.UIDMappings, s.Linux.GIDMappings = tt.uids, whole
+		if tt.edit != nil {
+			tt.edit(s)
+		}
+		_, err := Compile(s, Options{checkOnly: true})
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("Compile = %v; want %q", err, tt.want)
+		}
 	}
 }
 
@@ -254,7 +298,7 @@ func TestCompileMounts(t *testing.T) {
 func TestCompileCgroupMount(t *testing.T) {
 	s := minimalSpec()
 	s.Mounts = []specs.Mount{{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "ro", "relatime"}}}
-	sources := func(cgns bool, c CgroupMounts) (out []string, readonly []string) {
+	sources := func(cgns bool, c CgroupMounts) (out []string, atEnd []string) {
 		s := *s
 		linux := *s.Linux
 		s.Linux = &linux
@@ -264,11 +308,13 @@ func TestCompileCgroupMount(t *testing.T) {
 		m := mustCompile(t, &s, Options{Cgroups: c}).Message
 		for _, x := range m.Mounts {
 			out = append(out, x.FSType+" "+x.Source+" "+x.Target+" "+strings.Join(x.Options, ","))
-			if x.FSType != "tmpfs" && x.AttrSet&sys.MountAttrReadonly == 0 {
+			if x.ReadonlyAtEnd {
+				atEnd = append(atEnd, x.Target)
+			} else if x.AttrSet&sys.MountAttrReadonly == 0 {
 				t.Errorf("%s is writable", x.Target)
 			}
 		}
-		return out, m.Readonly
+		return out, atEnd
 	}
 	got, ro := sources(true, v1Mounts)
 	want := []string{
@@ -395,7 +441,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"rdt", "linux.intelRdt", true, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
 		{"no mount namespace", "linux.namespaces", true, func(s *specs.Spec) { s.Linux.Namespaces = nil }},
 		{"joined mount namespace", "linux.namespaces[0].path", true, func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/m" }},
-		{"joined time namespace", "linux.namespaces[4].path", true, ns(specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/t"})},
+		{"joined time namespace", "linux.namespaces", false, ns(specs.LinuxNamespace{Type: specs.TimeNamespace, Path: "/t"})},
 		{"unknown namespace", "linux.namespaces[4].type", false, ns(specs.LinuxNamespace{Type: "odd"})},
 		{"twice", "linux.namespaces[4].type", false, ns(specs.LinuxNamespace{Type: specs.PIDNamespace, Path: "/p"})},
 		{"relative", "linux.namespaces[4].path", false, ns(specs.LinuxNamespace{Type: specs.IPCNamespace, Path: "p"})},
@@ -452,8 +498,15 @@ func TestCompileRefuses(t *testing.T) {
 		{"bind option", "mounts[0].options[1]", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "size=1"}})},
 		{"relative source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "x", Options: []string{"bind"}})},
 		{"shared source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "/no/such", Options: []string{"bind", "rshared"}})},
-		{"idmap", "mounts[0].uidMappings", true, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "idmap"}})},
-		{"idmapped file system", "mounts[0].uidMappings", true, mnt(specs.Mount{Destination: "/a", Type: "ext4", Options: []string{"idmap"}})},
+		{"idmap", "mounts[0].options", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "idmap"}})},
+		{"half a mapping", "mounts[0].uidMappings", false, mnt(specs.Mount{
+			Destination: "/a", Source: "/", Options: []string{"bind"}, UIDMappings: []specs.LinuxIDMapping{{Size: 1}},
+		})},
+		{"idmapped file system in a user namespace", "mounts[0].uidMappings", true, func(s *specs.Spec) {
+			s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace, Path: "/proc/self/ns/user"})
+			s.Linux.Namespaces[3].Path, s.Root.Path = "/proc/self/ns/net", "/"
+			s.Mounts = []specs.Mount{{Destination: "/a", Type: "tmpfs", Options: []string{"idmap"}}}
+		}},
 		{"copy up", "mounts[0].options", false, mnt(specs.Mount{Destination: "/a", Type: "ext4", Options: []string{"tmpcopyup"}})},
 		{"cgroup option", "mounts[0].options[0]", true, mnt(specs.Mount{Destination: "/a", Type: "cgroup", Options: []string{"memory"}})},
 		{"device type", "linux.devices[0].type", false, dev(specs.LinuxDevice{Path: "/dev/x", Type: "x"})},
@@ -466,7 +519,7 @@ func TestCompileRefuses(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			s := minimalSpec()
 			tc.change(s)
-			_, err := Compile(s, Options{})
+			_, err := Compile(s, Options{checkOnly: s.Linux != nil && hasNamespace(s, specs.UserNamespace)})
 			wantField(t, err, tc.field, "")
 			if got := errors.Is(err, errors.ErrUnsupported); got != tc.unsupported {
 				t.Errorf("errors.Is(%v, ErrUnsupported) = %t; want %t", err, got, tc.unsupported)
@@ -527,8 +580,9 @@ func TestCompileExec(t *testing.T) {
 		t.Errorf("the container's process was changed: %+v", s.Process)
 	}
 	p.ExecCPUAffinity.Initial = "0"
-	_, err = CompileExec(s, p, ExecState{Namespaces: files, Seccomp: noCompiler})
-	wantField(t, err, "process.execCPUAffinity.initial", "unsupported")
+	if l, err = CompileExec(s, p, ExecState{Namespaces: files, Seccomp: noCompiler}); err != nil || !slices.Equal(l.Affinity, []uint64{1}) {
+		t.Errorf("CompileExec with initial CPUs = %v; want them, CPU 0", err)
+	}
 	delete(files, specs.MountNamespace)
 	if _, err = CompileExec(s, ExecProcess(s, []string{"sh"}, false), ExecState{Namespaces: files, Seccomp: noCompiler}); err == nil {
 		t.Error("CompileExec without the mount namespace = nil error; want it refused")

@@ -23,6 +23,8 @@ var execNamespaces = [...]struct {
 	{specs.UTSNamespace, "uts", sys.CloneNewUTS},
 	{specs.CgroupNamespace, "cgroup", sys.CloneNewCgroup},
 	{specs.MountNamespace, "mnt", sys.CloneNewNS},
+	{specs.UserNamespace, "user", 0}, // these two are entered before the init is there
+	{specs.TimeNamespace, "time", 0},
 }
 
 // ExecState is where a running container is.
@@ -87,10 +89,10 @@ func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, e
 	if spec.Linux == nil || p == nil {
 		return nil, fieldf("process", "missing")
 	}
-	if hasNamespace(spec, specs.TimeNamespace) {
-		return nil, unsupported("linux.namespaces", "a process in the time namespace of a running container")
+	msg := &initmsg.Message{
+		Mode: initmsg.ModeExec, StartFile: initmsg.NoFile, CgroupTasks: st.CgroupTasks,
+		UserNamespace: hasNamespace(spec, specs.UserNamespace),
 	}
-	msg := &initmsg.Message{Mode: initmsg.ModeExec, StartFile: initmsg.NoFile, CgroupTasks: st.CgroupTasks}
 	c := &compiler{
 		spec: spec, msg: msg, launch: &Launch{Message: msg},
 		opt: &Options{Seccomp: st.Seccomp, ExtraFiles: st.ExtraFiles, ID: st.ID},
@@ -103,14 +105,15 @@ func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, e
 		if f == nil {
 			return nil, fmt.Errorf("exec in %s: no open %s namespace", st.ID, n.typ)
 		}
+		if n.flag == 0 {
+			continue
+		}
 		msg.Join = append(msg.Join, initmsg.Namespace{Type: n.flag, File: c.file(f)})
 	}
 	if hasNamespace(spec, specs.PIDNamespace) {
 		c.launch.PIDNamespace = fmt.Sprintf("/proc/%d/ns/pid", st.PID)
 	}
-	if hasNamespace(spec, specs.UserNamespace) {
-		c.launch.UserNamespace = fmt.Sprintf("/proc/%d/ns/user", st.PID)
-	}
+	c.launch.UserNamespace, c.launch.TimeNamespace = st.Namespaces[specs.UserNamespace], st.Namespaces[specs.TimeNamespace]
 	if err := c.process(p); err != nil {
 		return nil, err
 	}
@@ -118,5 +121,8 @@ func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, e
 	if err := c.seccomp(); err != nil {
 		return nil, err
 	}
-	return c.launch, c.lastFiles()
+	if err := c.lastFiles(); err != nil {
+		return nil, err
+	}
+	return c.launch, c.hostSetup()
 }

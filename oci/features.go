@@ -23,7 +23,7 @@ func Features() *features.Features {
 		Linux: &features.Linux{
 			Namespaces:   namespaceNames(),
 			Capabilities: capList(1<<len(capNames) - 1),
-			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &no, SystemdUser: &no, Rdma: &yes},
+			Cgroup:       &features.Cgroup{V1: &yes, V2: &yes, Systemd: &yes, SystemdUser: &no, Rdma: &yes},
 			Seccomp:      seccomp.Features(),
 			Apparmor:     &features.Apparmor{Enabled: &yes},
 			Selinux:      &features.Selinux{Enabled: &yes},
@@ -31,7 +31,7 @@ func Features() *features.Features {
 			MemoryPolicy: &features.MemoryPolicy{
 				Modes: slices.Sorted(maps.Keys(sys.MempolicyModes)), Flags: slices.Sorted(maps.Keys(sys.MempolicyFlags)),
 			},
-			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &no}},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
 			NetDevices:      &features.NetDevices{Enabled: &no},
 		},
 	}
@@ -42,7 +42,7 @@ func knownMountOptions() []string {
 	var out []string
 	for name, o := range mountOptions {
 		switch o.kind {
-		case optionRemount, optionRefused, optionIDMap:
+		case optionRemount, optionRefused:
 		default:
 			out = append(out, name)
 		}

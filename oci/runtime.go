@@ -99,6 +99,9 @@ type Prepared struct {
 	CgroupFD  *os.File // cgroup v2: for CLONE_INTO_CGROUP, else nil
 	Relabel   []string
 	Warnings  []string
+	// Gate is where the init waits for the hooks of the runtime's namespaces, or nil. Whoever launches it must
+	// call Gate.Serve meanwhile.
+	Gate *HookGate
 }
 
 // Release lets go of what kept the new group from being empty. Call it once the process was launched into it; Close does
@@ -111,6 +114,7 @@ func (p *Prepared) Release() {
 
 // Close closes the descriptors that Prepare opened. Files that the caller passed in stay open.
 func (p *Prepared) Close() {
+	p.Gate.Close()
 	p.Release()
 	if p.Launch != nil {
 		p.Launch.Close()
@@ -143,6 +147,7 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	if err != nil {
 		return err
 	}
+	opt.checkOnly = true
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -174,6 +179,10 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
 		return nil, err
 	}
+	if out.Gate, err = NewHookGate(b.Spec.Hooks); err != nil {
+		return nil, err
+	}
+	opt.HookSocket = out.Gate.Socket()
 	opt.CgroupTasks = out.Group.TaskFiles()
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err
@@ -264,8 +273,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 		user = 0 // a pod's mapping need not reach that far
 	}
 	out.Launch = &Launch{
-		CloneFlags:    sys.CloneNewPID | sys.CloneNewNS,
-		UserNamespace: ns.User,
+		CloneFlags: sys.CloneNewPID | sys.CloneNewNS,
 		Message: &initmsg.Message{
 			Mode: initmsg.ModePodInit, StartFile: initmsg.NoFile, CgroupTasks: out.Group.TaskFiles(),
 			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
@@ -275,6 +283,9 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			},
 		},
 	}
+	if err := out.Launch.enterUser(ns.User); err != nil {
+		return nil, err
+	}
 	if out.Encoded, err = initmsg.Encode(out.Launch.Message); err != nil {
 		return nil, err
 	}
@@ -283,6 +294,21 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	}
 	out.KillGroup = nil // the kernel ends a PID namespace with its init
 	return out, nil
+}
+
+// enterUser has a pod's init made in the user namespace at path; "" is none.
+func (l *Launch) enterUser(path string) (err error) {
+	if path == "" {
+		return nil
+	}
+	if l.UserNamespace, err = os.Open(path); err != nil {
+		return fmt.Errorf("user namespace: %w", err)
+	}
+	l.own = append(l.own, l.UserNamespace)
+	m := l.Message
+	l.Host = sys.HostSetup{CgroupTasks: m.CgroupTasks, Dir: m.Root.Staging, OOMScoreAdj: m.Process.OOMScoreAdj}
+	m.UserNamespace, m.CgroupTasks = true, nil
+	return nil
 }
 
 // ExecParams is another process of a running container.

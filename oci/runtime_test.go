@@ -23,6 +23,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/testtools"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
+	"github.com/cri-shim/cri-shim/oci/launcher"
 )
 
 const busybox = "/bin/busybox"
@@ -32,6 +33,8 @@ type node struct {
 	t       testing.TB
 	runtime *Runtime
 	rootfs  string
+	init    *os.File
+	server  launcher.Server
 	n       int
 }
 
@@ -59,7 +62,28 @@ func newNode(t testing.TB, cfg Config) *node {
 	}
 	n := &node{t: t, runtime: r, rootfs: filepath.Join(dir, "rootfs")}
 	n.makeImage()
+	if n.init, err = os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		n.server.Close()
+		n.init.Close()
+		reapServer(t)
+	})
+	if err := n.server.Warm(n.init); err != nil {
+		t.Fatal(err)
+	}
 	return n
+}
+
+// reapServer waits for the ends of a server of inits and of what it was forked from.
+func reapServer(t testing.TB) {
+	for range 2 {
+		var st syscall.WaitStatus
+		if _, err := syscall.Wait4(-1, &st, 0, nil); err != nil && err != syscall.ECHILD {
+			t.Error(err)
+		}
+	}
 }
 
 func (n *node) makeImage() {
@@ -160,24 +184,30 @@ func (r *running) wait() error {
 	return err
 }
 
-// start launches what was prepared as a supervisor would.
+// start launches what was prepared as a supervisor would, by a server of inits.
 func (n *node) start(c *Prepared) *running {
 	n.t.Helper()
-	bin := filepath.Join(testtools.Binaries(n.t), "cri-shim-init")
-	msgR, msgW, err := os.Pipe()
+	child, r := n.launch(c)
+	warnings, err := child.Executed()
+	r.failures = warnings
+	if err != nil {
+		r.failures = append(r.failures, err.Error())
+	}
+	return r
+}
+
+// launch starts the init and returns while it works.
+func (n *node) launch(c *Prepared) (*launcher.Child, *running) {
+	n.t.Helper()
+	encoded, err := initmsg.Encode(c.Message)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	syncR, syncW, err := os.Pipe()
+	message, err := sys.Memfd("message", encoded)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	defer syncR.Close()
-	exe, err := os.Open(bin)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	defer exe.Close()
+	defer message.Close()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		n.t.Fatal(err)
@@ -187,28 +217,25 @@ func (n *node) start(c *Prepared) *running {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	attr := sys.SpawnAttr{
-		Exe: exe, Args: []string{"init"}, Env: []string{"GOGC=off"}, CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD,
-		Files: append([]*os.File{null, outW, outW, msgR, syncW}, c.Files...),
-		// As the supervisor does it: nothing in the PID namespace may trace the init.
-		Secret: c.PIDNamespace != "",
+	defer outW.Close()
+	p := launcher.Process{
+		Init: n.init, Message: message, Stdio: [3]*os.File{null, outW, outW}, Files: c.Files,
+		CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD, Server: &n.server,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity,
 	}
 	if c.PIDNamespace != "" {
-		if attr.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {
+		if p.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {
 			n.t.Fatal(err)
 		}
-		defer attr.PIDNamespace.Close()
+		defer p.PIDNamespace.Close()
 	}
-	pid, pidfd, err := sys.Spawn(attr)
-	for _, f := range []*os.File{msgR, syncW, outW} {
-		f.Close()
-	}
+	child, err := launcher.Start(p)
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	pidfd.Close()
+	child.Pidfd.Close()
 	r := &running{copied: make(chan struct{})}
-	if r.process, err = os.FindProcess(pid); err != nil {
+	if r.process, err = os.FindProcess(child.PID); err != nil {
 		n.t.Fatal(err)
 	}
 	go func() {
@@ -216,25 +243,7 @@ func (n *node) start(c *Prepared) *running {
 		outR.Close()
 		close(r.copied)
 	}()
-	if _, err := msgW.Write(c.Encoded); err != nil {
-		n.t.Fatal(err)
-	}
-	msgW.Close()
-	data, err := io.ReadAll(syncR)
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	for len(data) > 0 {
-		report, rest, err := initmsg.DecodeReport(data)
-		if err != nil || report == nil {
-			n.t.Fatalf("DecodeReport(%q) = %v, %v", data, report, err)
-		}
-		data = rest
-		if report.Kind == initmsg.KindError || report.Kind == initmsg.KindWarning {
-			r.failures = append(r.failures, report.Error())
-		}
-	}
-	return r
+	return child, r
 }
 
 // run waits for the end of a container and returns its lines, "key value".
@@ -690,5 +699,51 @@ func TestSharedPIDNamespace(t *testing.T) {
 	}
 	if k := n.prepare(p).KillGroup; len(k) == 0 {
 		t.Error("KillGroup of a container without a PID namespace of its own is empty")
+	}
+}
+
+// TestForkIsNotDumpable is CVE-2016-9962 for an init that the server forks: a process of the container must not get at
+// what the init of an exec holds while it has host rights.
+func TestForkIsNotDumpable(t *testing.T) {
+	n := newNode(t, Config{})
+	attack := `while :; do for p in /proc/[0-9]*; do
+		read c 2>/dev/null < $p/comm && [ "$c" = cri-shim-init ] || continue
+		/bin/busybox readlink $p/fd/0 || echo denied
+		/bin/busybox ls $p/root/ >/dev/null 2>&1 && echo entered
+		exit
+	done; done`
+	p := n.params(attack)
+	c := n.prepare(p)
+	attacker := n.start(c)
+	e, err := n.runtime.Exec(t.Context(), ExecParams{
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: attacker.process.Pid, Command: []string{"/bin/busybox", "true"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	// Held before execve, at a FIFO that nobody opens.
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const oPath = 0x200000
+	gate, err := os.OpenFile(fifo, oPath, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gate.Close()
+	e.Message.StartFile = int32(len(e.Files))
+	e.Files = append(e.Files, gate)
+	child, held := n.launch(e)
+	if _, err := child.Ready(); err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(20*time.Second, func() { attacker.process.Kill() })
+	defer timer.Stop()
+	go held.wait() // the end of its PID namespace ends it, and is not complete before it was reaped
+	attacker.wait()
+	if got := attacker.out.String(); !strings.HasSuffix(got, "denied\n") {
+		t.Errorf("the attacker sees %q; want denied", got)
 	}
 }

@@ -45,6 +45,9 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		}
 		return "", fmt.Errorf("%w: container %s has the same name and attempt with another configuration", ErrExists, c.ID)
 	}
+	if u := cfg.Security.Namespaces.User; u != nil && !reflect.DeepEqual(podUser(u), userNamespace(facts)) {
+		return "", invalid("config.linux.security_context.namespace_options.userns_options", "not those of the pod sandbox")
+	}
 	img, err := m.cfg.Images.Resolve(cfg.Image.Image)
 	if err != nil {
 		return "", fmt.Errorf("image %q: %w", cfg.Image.Image, err)
@@ -86,7 +89,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		do   func() error
 	}{
 		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
-		{"layer", func() error { return m.makeLayer(c, img) }},
+		{"layer", func() error { return m.makeLayer(facts, c, img) }},
 		{"log", func() error { return makeLogDir(c.LogPath) }},
 	} {
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {
@@ -94,7 +97,11 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		}
 	}
 	// The creation time makes the container visible: a record without it is an interrupted creation.
-	return c.ID, m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline })
+	if err := m.updateContainer(c, func(c *ctr) { c.CreatedAt, c.Timeline = time.Now(), timeline }); err != nil {
+		return "", err
+	}
+	m.tellContainer(EventCreated, c)
+	return c.ID, nil
 }
 
 // enroll makes a container known. A pod that is being stopped or removed meanwhile either finds it
@@ -142,13 +149,17 @@ func makeLogDir(path string) error {
 
 // makeLayer makes the container's own folder, with the image's volumes. The writable layer
 // is made in it when the root file system is mounted.
-func (m *Manager) makeLayer(c *ctr, img *Image) error {
+func (m *Manager) makeLayer(p *Pod, c *ctr, img *Image) error {
 	dir := m.layerDir(c.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return err
 	}
 	for i := range img.Volumes {
-		if err := os.MkdirAll(filepath.Join(dir, "volumes", strconv.Itoa(i)), 0o755); err != nil {
+		volume := filepath.Join(dir, "volumes", strconv.Itoa(i))
+		if err := os.MkdirAll(volume, 0o755); err != nil {
+			return err
+		}
+		if err := chownPodRoot(p, volume); err != nil {
 			return err
 		}
 	}

@@ -77,6 +77,7 @@ func (m *Manager) initEnded(e *api.Exit) {
 			m.cfg.Log.Error("pod init has ended", "pod", p.ID, "code", e.Code)
 		}
 	})
+	m.tellPodEnd(p)
 	m.forget(e.ID, m.snapshot(p).Supervisor)
 }
 
@@ -149,6 +150,7 @@ func (m *Manager) finish(c *ctr, facts func(*Container)) error {
 		m.cfg.Log.Error("record an exit", "ctr", c.ID, "err", err)
 	}
 	if first {
+		m.tellEnd(c) // before anyone who waits for the end could remove it
 		close(c.done)
 	}
 	return err
@@ -164,6 +166,7 @@ func (m *Manager) lost(supervisor string, pods []string) {
 		m.mu.Unlock()
 		if p, err := m.pod(id); err == nil && init != nil {
 			m.updatePod(p, func(p *Pod) { p.Why = "the supervisor of the pod's init has died" })
+			m.tellPodEnd(p)
 			close(init)
 		}
 		for _, c := range m.containersOf(id) {

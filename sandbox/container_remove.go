@@ -60,6 +60,9 @@ func (m *Manager) teardownContainer(ctx context.Context, c *ctr) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	delete(m.ctrs, c.ID)
+	if !c.CreatedAt.IsZero() {
+		m.tellContainerLocked(EventDeleted, c)
+	}
 	return nil
 }
 

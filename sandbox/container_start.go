@@ -51,9 +51,11 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 	if facts.State() != ContainerCreated || facts.CreatedAt.IsZero() {
 		return fmt.Errorf("%w: the container is %s", ErrState, facts.State())
 	}
-	if err := m.updateContainer(c, func(c *ctr) { c.LaunchedAt = time.Now() }); err != nil {
+	if err := m.updateContainer(c, func(c *ctr) { c.LaunchedAt, c.starting = time.Now(), true }); err != nil {
+		m.tellStart(c, false)
 		return err
 	}
+	defer func() { m.tellStart(c, err == nil) }()
 	timeline := facts.Timeline
 	pid, pidfd, user, err := m.execute(ctx, f, p, c, &timeline)
 	if err != nil {
@@ -126,7 +128,7 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 				return err
 			}
 			env.Dir, env.Volumes = m.layerDir(c.ID), m.volumes(&c.Container, img)
-			if env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir); err != nil {
+			if env.Root, err = m.cfg.Images.Rootfs(ctx, &c.Container, env.Dir, env.Namespaces[nsUser]); err != nil {
 				return err
 			}
 			return fillVolumes(env.Root, env.Volumes)
@@ -148,8 +150,12 @@ func (m *Manager) execute(ctx context.Context, f *flight, p *pod, c *ctr, timeli
 		}},
 	}
 	for _, s := range steps {
-		if err := m.step(f, timeline, s.name, s.do); err != nil {
-			if pidfd != nil { // a failpoint after the launch
+		err := m.step(f, timeline, s.name, s.do)
+		if err == nil && pidfd != nil && l.Started != nil {
+			err = m.step(f, timeline, "hooks", func() error { return l.Started(ctx, pid) })
+		}
+		if err != nil {
+			if pidfd != nil { // it runs: hooks, or a failpoint
 				m.abandon(client.id, c.ID)
 				pidfd.Close()
 			}

@@ -228,7 +228,11 @@ func (x *execProcess) wait(ctx context.Context) (int, error) {
 		err := fmt.Errorf("%w: the connection to supervisor %s broke", ErrUnavailable, x.client.id)
 		return 0, errors.Join(err, x.kill())
 	case <-ctx.Done():
-		return 0, errors.Join(fmt.Errorf("the command did not end in time: %w", ctx.Err()), x.kill())
+		why := "the command did not end in time"
+		if errors.Is(ctx.Err(), context.Canceled) {
+			why = "nobody waits for the command any more"
+		}
+		return 0, errors.Join(fmt.Errorf("%s: %w", why, ctx.Err()), x.kill())
 	}
 }
 

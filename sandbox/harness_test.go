@@ -19,6 +19,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox/supervisor"
 )
@@ -88,7 +89,8 @@ type host struct {
 	operation  time.Duration
 	// perSupervisor is how many pods share one.
 	perSupervisor int
-	quiet         bool // what is expected to go wrong is not logged
+	quiet         bool          // what is expected to go wrong is not logged
+	holdLayers    chan struct{} // the walk of a layer waits for it
 }
 
 func newHost(t *testing.T) *host {
@@ -116,7 +118,7 @@ func (h *host) manager() *Manager {
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
 		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
-		Network: h, Images: h, Runtime: h, Limits: &h.limits, Failpoint: h.step,
+		Network: h, Images: h, Runtime: h, Meter: meter{h}, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),
 	})
 	if err != nil {
@@ -218,7 +220,7 @@ func (h *host) Resolve(ref string) (*Image, error) {
 func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
 func (h *host) Release(owner string)       { h.undo("hold " + owner) }
 
-func (h *host) Rootfs(context.Context, *Container, string) (*os.File, error) {
+func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, error) {
 	f, err := os.Open("/")
 	return f, errors.Join(err, h.step("rootfs"))
 }
@@ -242,7 +244,7 @@ func (h *host) PrepareExec(_ context.Context, _ *Pod, _ *Container, e ExecSpec) 
 	return &Launch{Message: []byte(strings.Join(e.Command, " "))}, nil
 }
 
-func (h *host) PodInit(context.Context, *Pod) (*Launch, error) {
+func (h *host) PodInit(context.Context, *Pod, string) (*Launch, error) {
 	return &Launch{Message: []byte(h.initScript), CloneFlags: sys.CloneNewPID}, nil
 }
 
@@ -290,4 +292,31 @@ func eventually(t *testing.T, what string, cond func() bool) {
 		}
 	}
 	t.Fatalf("%s: not within 30 s", what)
+}
+
+// meter counts in numbers that a test can tell apart.
+type meter struct{ h *host }
+
+func (m meter) Container(context.Context, *Pod, *Container) (*usage.Stats, error) {
+	return &usage.Stats{CPU: usage.CPU{UsageNanos: 2e9}, Memory: usage.Memory{WorkingSet: 10}}, m.h.step("measure container")
+}
+
+func (m meter) Pod(context.Context, *Pod) (*usage.Stats, error) {
+	return &usage.Stats{CPU: usage.CPU{UsageNanos: 7e9}, Memory: usage.Memory{WorkingSet: 70}}, m.h.step("measure pod")
+}
+
+func (m meter) Processes(context.Context, *Pod, *Container, bool) (usage.Processes, error) {
+	return usage.Processes{Count: 3}, m.h.step("measure processes")
+}
+
+func (m meter) Layer(ctx context.Context, dir string) (uint64, uint64, error) {
+	if hold := m.h.holdLayers; hold != nil {
+		select {
+		case <-hold:
+		case <-ctx.Done():
+			return 0, 0, ctx.Err()
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	return 4096, uint64(len(entries) + 1), err
 }

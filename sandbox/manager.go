@@ -34,6 +34,7 @@ type Config struct {
 	Network           Network
 	Images            Images
 	Runtime           Runtime
+	Meter             Meter
 	Limits            Limits
 	Log               *slog.Logger
 	// Failpoint, if set, is called after each named step has done its work; what it returns
@@ -55,6 +56,8 @@ type Manager struct {
 	background tasks
 	trim       *idle.Trimmer
 	trash      sync.Mutex // held while the trash is emptied
+	layers     layerMeter
+	events     events
 
 	mu    sync.Mutex
 	pods  map[string]*pod
@@ -68,6 +71,8 @@ type Manager struct {
 type pod struct {
 	Pod
 	saving sync.Mutex
+	cpu    cpuRate
+	ended  bool // the event that it stopped has been told
 }
 
 // ctr is a container with what is not recorded.
@@ -76,6 +81,11 @@ type ctr struct {
 	saving sync.Mutex
 	done   chan struct{} // closed once FinishedAt is set and recorded
 	pidfd  *os.File      // while it runs
+	cpu    cpuRate
+	layer  layerUse
+	// starting: a StartContainer runs. endUntold: the container has ended meanwhile, which is told
+	// after its start.
+	starting, endUntold bool
 }
 
 // trimAfter is how long no pod and no container changes before memory is given back.
@@ -100,6 +110,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	m.life, m.stop = context.WithCancel(context.Background())
 	m.operations.limit = cfg.OperationTimeout
+	m.layers.work = make(chan struct{}, 1)
 	m.trim = idle.NewTrimmer(trimAfter)
 	m.pool = &pool{
 		dir: filepath.Join(cfg.State, "supervisors"), programs: cfg.Programs, procs: cfg.SupervisorProcs,
@@ -117,6 +128,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	}
 	m.pool.warm()
 	m.background.Go(func() { m.reconcileLoop(m.life) })
+	m.background.Go(func() { m.measureLayers(m.life) })
 	return m, nil
 }
 
@@ -124,6 +136,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 // end; those that take longer are undone.
 func (m *Manager) Close() {
 	m.operations.close()
+	m.events.close()
 	m.stop()
 	m.trim.Stop()
 	m.background.close()

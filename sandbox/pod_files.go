@@ -43,7 +43,7 @@ func (m *Manager) makePodFiles(p *pod) error {
 		}
 	}
 	for name, content := range map[string][]byte{fileResolvConf: resolv, fileHostname: []byte(hostname + "\n")} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+		if err := m.writePodFile(&p.Pod, name, content); err != nil {
 			return err
 		}
 	}
@@ -54,7 +54,19 @@ func (m *Manager) makePodFiles(p *pod) error {
 	if err := os.Mkdir(shm, 0o755); err != nil {
 		return err
 	}
-	return sys.MountTmpfs(shm, shmSize, 0o1777)
+	if err := sys.MountTmpfs(shm, shmSize, 0o1777); err != nil {
+		return err
+	}
+	return chownPodRoot(&p.Pod, shm)
+}
+
+// writePodFile writes a file that belongs to the root of the pod's containers.
+func (m *Manager) writePodFile(p *Pod, name string, content []byte) error {
+	path := m.podFile(p, name)
+	if err := os.WriteFile(path, content, 0o644); err != nil {
+		return err
+	}
+	return chownPodRoot(p, path)
 }
 
 // resolvConf is the pod's resolv.conf; without DNS configuration it is the node's.
@@ -104,7 +116,7 @@ func (m *Manager) writeHosts(p *pod) error {
 		}
 		content = data
 	}
-	return os.WriteFile(m.podFile(facts, fileHosts), content, 0o644)
+	return m.writePodFile(facts, fileHosts, content)
 }
 
 func hosts(hostname string, ips []netip.Addr) []byte {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -94,6 +95,8 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 	if why := m.snapshot(p).Why; why != "" { // meanwhile
 		return "", errors.New(why)
 	}
+	m.tell(EventCreated, p.ID, p)
+	m.tell(EventStarted, p.ID, p)
 	return p.ID, nil
 }
 
@@ -120,6 +123,8 @@ func (m *Manager) namespacePath(p *Pod, kind string) string {
 		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
 	case kind == nsNetwork && m.ownsNetwork(p):
 		return filepath.Join(m.cfg.NetnsDir, "cri-"+p.ID[:32])
+	case kind == nsUser && userNamespace(p) != nil:
+		return filepath.Join(m.podStateDir(p.ID), "ns", kind)
 	}
 	return ""
 }
@@ -129,12 +134,13 @@ const (
 	nsNetwork = "network"
 	nsIPC     = "ipc"
 	nsUTS     = "uts"
+	nsUser    = "user"
 )
 
 var podNamespaces = []struct {
 	kind string
 	flag uintptr
-}{{nsNetwork, sys.NamespaceNet}, {nsIPC, sys.NamespaceIPC}, {nsUTS, sys.NamespaceUTS}}
+}{{nsNetwork, sys.NamespaceNet}, {nsIPC, sys.NamespaceIPC}, {nsUTS, sys.NamespaceUTS}, {nsUser, sys.NamespaceUser}}
 
 // makeNamespaces makes the pod's own namespaces without any process that stays.
 func (m *Manager) makeNamespaces(p *pod) error {
@@ -144,10 +150,14 @@ func (m *Manager) makeNamespaces(p *pod) error {
 			pins = append(pins, sys.NamespacePin{Flag: ns.flag, Path: path})
 		}
 	}
+	inside := func() error { return m.insideNamespaces(&p.Pod) }
+	if u := userNamespace(&p.Pod); u != nil {
+		return sys.PinUserNamespaces(pins, idMaps(u.UIDs), idMaps(u.GIDs), inside)
+	}
 	if len(pins) == 0 {
 		return nil
 	}
-	return sys.PinNamespaces(pins, func() error { return m.insideNamespaces(&p.Pod) })
+	return sys.PinNamespaces(pins, inside)
 }
 
 func (m *Manager) insideNamespaces(p *Pod) error {
@@ -162,7 +172,11 @@ func (m *Manager) insideNamespaces(p *Pod) error {
 		}
 	}
 	for name, value := range p.Config.Sysctls {
-		if err := sys.WriteSysctl(name, value); err != nil {
+		err := sys.WriteSysctl(name, value)
+		if root, _, ok := podRoot(p); ok && errors.Is(err, fs.ErrPermission) {
+			err = sys.WriteSysctlAs(root, name, value)
+		}
+		if err != nil {
 			return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
 		}
 	}
@@ -190,7 +204,7 @@ func (m *Manager) startPodInit(ctx context.Context, p *pod) error {
 	if !m.sharesPID(&p.Pod) {
 		return nil
 	}
-	l, err := m.cfg.Runtime.PodInit(ctx, m.snapshot(p))
+	l, err := m.cfg.Runtime.PodInit(ctx, m.snapshot(p), m.namespacePath(&p.Pod, nsUser))
 	if err != nil {
 		return err
 	}
@@ -244,12 +258,17 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 	}
 	defer message.Close()
 	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
+	how.Host, how.Affinity = l.Host, l.Affinity
 	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)
 	}
-	if l.Cgroup != nil {
-		roles, files = append(roles, api.RoleCgroup), append(files, l.Cgroup)
+	for role, f := range map[api.Role]*os.File{
+		api.RoleCgroup: l.Cgroup, api.RoleUserNamespace: l.UserNamespace, api.RoleTimeNamespace: l.TimeNamespace,
+	} {
+		if f != nil {
+			roles, files = append(roles, role), append(files, f)
+		}
 	}
 	for role, f := range stdio {
 		roles, files = append(roles, role), append(files, f)

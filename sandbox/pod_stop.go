@@ -81,6 +81,7 @@ func (m *Manager) stopPod(ctx context.Context, p *pod) error {
 		}
 		m.recordStop(p, func(p *Pod) { p.Attached = false })
 	}
+	m.tellPodEnd(p)
 	return m.removePodFiles(facts)
 }
 
@@ -155,7 +156,10 @@ func (m *Manager) teardownPod(ctx context.Context, p *pod) error {
 		return err
 	}
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	delete(m.pods, p.ID)
-	m.mu.Unlock()
+	if !p.ReadyAt.IsZero() {
+		m.tellLocked(EventDeleted, p.ID, &p.Pod)
+	}
 	return nil
 }

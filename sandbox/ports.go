@@ -5,7 +5,9 @@ import (
 	"net/netip"
 	"os"
 
+	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // Network attaches pods to networks.
@@ -28,8 +30,9 @@ type Images interface {
 	// Hold keeps an image from being collected until Release, for a container ID.
 	Hold(imageID, owner string) error
 	Release(owner string)
-	// Rootfs returns a detached mount of the container's root; dir is its own folder.
-	Rootfs(ctx context.Context, c *Container, dir string) (*os.File, error)
+	// Rootfs returns a detached mount of the container's root; dir is its own folder. The owners of files are those of
+	// the user namespace at the path userns, "" is none.
+	Rootfs(ctx context.Context, c *Container, dir, userns string) (*os.File, error)
 }
 
 // Image is what a container needs to know of its image.
@@ -49,12 +52,24 @@ type Runtime interface {
 	Prepare(ctx context.Context, p *Pod, c *Container, env Environment) (*Launch, error)
 	// PrepareExec makes what another process in a running container needs.
 	PrepareExec(ctx context.Context, p *Pod, c *Container, e ExecSpec) (*Launch, error)
-	// PodInit makes what the init of a pod's shared PID namespace needs.
-	PodInit(ctx context.Context, p *Pod) (*Launch, error)
+	// PodInit makes what the init of a pod's shared PID namespace needs; userns is the path of the pod's user namespace.
+	PodInit(ctx context.Context, p *Pod, userns string) (*Launch, error)
 	// Cleanup kills what is left in the container's cgroup and removes it; nil when gone.
 	Cleanup(ctx context.Context, p *Pod, c *Container) error
 	// CleanupPod does the same for the pod's own.
 	CleanupPod(ctx context.Context, p *Pod) error
+}
+
+// Meter measures what pods and containers use. What is not there (any more) is an error that matches fs.ErrNotExist.
+type Meter interface {
+	// Container reads the counters of a container's control group.
+	Container(ctx context.Context, p *Pod, c *Container) (*usage.Stats, error)
+	// Pod reads those of the group that holds all of a pod's containers.
+	Pod(ctx context.Context, p *Pod) (*usage.Stats, error)
+	// Processes counts what runs in a container and, where open says so, what that has open.
+	Processes(ctx context.Context, p *Pod, c *Container, open bool) (usage.Processes, error)
+	// Layer walks a folder and adds up what its files take.
+	Layer(ctx context.Context, dir string) (bytes, inodes uint64, err error)
 }
 
 // Limits changes the limits of what runs.
@@ -70,7 +85,7 @@ type Limits interface {
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root
-	Namespaces map[string]string // "network", "ipc", "uts" to a path, "" for the node's
+	Namespaces map[string]string // "network", "ipc", "uts", "user" to a path, "" for the node's
 	ResolvConf string            // host paths of files to be bound
 	Hostname   string
 	Hosts      string
@@ -99,8 +114,14 @@ type Launch struct {
 	OOMParent string // see api.Launch
 	KillGroup []string
 	User      *workload.User
+	// Started, if any, runs once the workload is executed; an error ends the container.
+	Started func(ctx context.Context, pid int) error
 	// Release, if set, is called once the process runs or will not.
 	Release func()
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
+	UserNamespace, TimeNamespace *os.File
+	Host                         *api.HostSetup
+	Affinity                     []uint64 // CPUs to start on, as words of a mask
 }
 
 // Close closes the files of the launch.
@@ -108,7 +129,7 @@ func (l *Launch) Close() {
 	if l.Release != nil {
 		l.Release()
 	}
-	for _, f := range append(l.Files, l.Cgroup) {
+	for _, f := range append(l.Files, l.Cgroup, l.UserNamespace, l.TimeNamespace) {
 		if f != nil {
 			f.Close()
 		}

@@ -114,10 +114,8 @@ func (o *output) exited() { o.r.SetReadDeadline(time.Now().Add(drainTime)) }
 
 // wait waits until all is copied, or ctx ends; then it may still be copying until close.
 func (o *output) wait(ctx context.Context) error {
-	select {
-	case <-o.done:
-		return o.err
-	default:
+	if _, memory := o.to.(*capture); memory { // it takes all at once: a command that ended in time has its output
+		ctx = context.WithoutCancel(ctx)
 	}
 	select {
 	case <-o.done:

@@ -20,7 +20,7 @@ func (a *app) execCommands() []*cli.Command {
 	return []*cli.Command{{
 		Name: "exec", Usage: "execute another process in a container",
 		ArgsUsage: idArgument + " <command> [arguments], or -p process.json " + idArgument,
-		Action:    a.about(1, -1, a.exec),
+		Action:    a.exec,
 		Flags: append(processFlags(),
 			&cli.StringFlag{Name: "cwd", Usage: "the working directory"},
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "a variable of the environment, NAME=value"},
@@ -42,11 +42,15 @@ func (a *app) execCommands() []*cli.Command {
 // failedExec is runc's exit status where the command was not executed.
 const failedExec = 255
 
-func (a *app) exec(ctx context.Context, cmd *cli.Command, c *container.Container) error {
-	code, err := a.execute(ctx, cmd, c)
+func (a *app) exec(ctx context.Context, cmd *cli.Command) error {
+	var code int
+	err := a.about(1, -1, func(ctx context.Context, cmd *cli.Command, c *container.Container) (err error) {
+		code, err = a.execute(ctx, cmd, c)
+		return err
+	})(ctx, cmd)
 	if err != nil {
 		a.log.fatal(err)
-		return exitStatus(failedExec)
+		code = failedExec
 	}
 	if code != 0 {
 		return exitStatus(code)

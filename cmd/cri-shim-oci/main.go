@@ -80,7 +80,7 @@ func (a *app) command() *cli.Command {
 		Action: noCommand,
 		Commands: slices.Concat(
 			a.lifecycleCommands(), a.execCommands(), a.showCommands(), a.limitCommands(), a.checkpointCommands(),
-			[]*cli.Command{specCommand()},
+			[]*cli.Command{specCommand(), featuresCommand()},
 		),
 	}
 	for _, c := range root.Commands {
@@ -118,17 +118,15 @@ func (a *app) setUp(ctx context.Context, cmd *cli.Command) (context.Context, err
 	default:
 		return ctx, fmt.Errorf("--rootless: %q is not true, false or auto", r)
 	}
-	if cmd.Bool("systemd-cgroup") {
-		return ctx, errors.New("--systemd-cgroup: this version makes control groups itself, without systemd")
-	}
 	root, err := filepath.Abs(cmd.String("root"))
 	if err != nil {
 		return ctx, err
 	}
 	a.rt = &container.Runtime{
-		Root: root,
-		Init: func() (*os.File, error) { return payload.Init(root) },
-		Warn: func(err error) { a.log.print("warning", err.Error()) },
+		Root:    root,
+		Systemd: cmd.Bool("systemd-cgroup"),
+		Init:    func() (*os.File, error) { return payload.Init(root) },
+		Warn:    func(err error) { a.log.print("warning", err.Error()) },
 	}
 	return ctx, nil
 }

@@ -48,6 +48,7 @@ func serve(ctx context.Context, cfg *config.Config, log *slog.Logger, assemble a
 	}
 	defer func() { err = errors.Join(err, n.close()) }()
 	n.services.Log = log
+	n.services.Ending = ctx.Done()
 	log.Info("serving", "version", version.Version(), "listen", cfg.Listen, "root", cfg.Root, "took", time.Since(start).Round(time.Microsecond))
 	return serveUntil(ctx, l, cri.NewServer(n.services), cfg.DrainTimeout.Duration, n.services.Runtime, log)
 }

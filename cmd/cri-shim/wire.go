@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/payload"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/version"
 	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
@@ -99,6 +100,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
+	cri.LogStreams(log)
 	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
 		Listen: cfg.StreamListen, TLSCert: cfg.StreamTLSCert, TLSKey: cfg.StreamTLSKey,
 		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
@@ -114,13 +116,24 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		Archives:     archives{p.store},
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     []cri.Handler{{RecursiveReadOnly: true}},
+		Handlers:     []cri.Handler{handler(p.store, log)},
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
 		Info:    p.info(cfg, runtime),
 	}}, nil
+}
+
+// handler is the built-in runtime, with what this kernel and the file system of the images allow.
+func handler(images *image.Store, log *slog.Logger) cri.Handler {
+	h := cri.Handler{RecursiveReadOnly: sys.HasMountSetattr()}
+	if err := images.UserNamespaces(); err != nil {
+		log.Info("no pods with user namespaces", "err", err)
+		return h
+	}
+	h.UserNamespaces = true
+	return h
 }
 
 func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podImages, runtime *podRuntime, log *slog.Logger) (*sandbox.Manager, error) {
@@ -152,6 +165,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
+		Meter:             podMeter{runtime.oci},
 		Limits:            podLimits{runtime.oci},
 		Log:               log,
 	})

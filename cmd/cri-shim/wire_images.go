@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"os"
@@ -56,8 +57,18 @@ func (i *podImages) Release(owner string) {
 }
 
 // Rootfs implements sandbox.Images.
-func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir string) (*os.File, error) {
-	return i.store.Rootfs(ctx, c.ImageID, dir, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
+func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir, userns string) (*os.File, error) {
+	return i.rootfs(ctx, c.ImageID, dir, userns, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
+}
+
+func (i *podImages) rootfs(ctx context.Context, id, dir, userns string, o image.RootfsOptions) (_ *os.File, err error) {
+	if userns != "" {
+		if o.UserNS, err = os.Open(userns); err != nil {
+			return nil, fmt.Errorf("user namespace: %w", err)
+		}
+		defer o.UserNS.Close()
+	}
+	return i.store.Rootfs(ctx, id, dir, o)
 }
 
 // config is what an image says of its containers.

@@ -81,7 +81,7 @@ func TestImageRemovedUnderContainer(t *testing.T) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		f, err := images.Rootfs(t.Context(), c, dir)
+		f, err := images.Rootfs(t.Context(), c, dir, "")
 		if err != nil {
 			t.Errorf("Rootfs of a held image = %v; want a mount", err)
 		} else {

@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/oci/apparmor"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/sandbox"
+	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
 // joinedLater stands for a PID namespace that only the supervisor can name: it has the
@@ -101,6 +102,9 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 	if ns.IPC != workload.ModeNode {
 		env.Namespaces["ipc"] = "/proc/self/ns/ipc"
 	}
+	if ns.User != nil && ns.User.Mode == workload.ModePod {
+		env.Namespaces["user"] = "/proc/self/ns/user"
+	}
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return err
@@ -115,7 +119,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	if err != nil {
 		return nil, err
 	}
-	volumes, err := r.images.volumes(ctx, c)
+	volumes, err := r.images.volumes(ctx, c, env.Namespaces["user"])
 	defer func() {
 		if err != nil {
 			closeVolumes(volumes)
@@ -138,16 +142,28 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	}
 	l := launch(prepared)
 	l.User = &prepared.User
+	if err := r.hooks(ctx, c, prepared, l); err != nil {
+		return nil, errors.Join(err, prepared.Undo(ctx))
+	}
 	return l, nil
 }
 
 // launch hands over what was prepared. The files that it opened are closed with the launch,
 // as are those that were handed in.
 func launch(p *oci.Prepared) *sandbox.Launch {
-	return &sandbox.Launch{
+	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
 		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
+	if p.UserNamespace != nil {
+		h := p.Host
+		l.Host = &api.HostSetup{CgroupTasks: h.CgroupTasks, Dir: h.Dir, StdioUID: h.StdioUID, OOMScoreAdj: h.OOMScoreAdj}
+		for _, limit := range h.Rlimits {
+			l.Host.Rlimits = append(l.Host.Rlimits, api.Rlimit(limit))
+		}
+	}
+	return l
 }
 
 func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (oci.Params, error) {
@@ -159,7 +175,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	config.Resources = c.Limits()
 	params := oci.Params{
 		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
-		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"]},
+		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
 		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
 		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
 	}
@@ -202,8 +218,8 @@ func sameProcess(pid int, start uint64) error {
 }
 
 // PodInit implements sandbox.Runtime.
-func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Launch, error) {
-	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{})
+func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string) (*sandbox.Launch, error) {
+	prepared, err := r.oci.PodInit(ctx, &p.Config, p.ID, oci.Namespaces{User: userns})
 	if err != nil {
 		return nil, runtimeError(err)
 	}
@@ -212,7 +228,11 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod) (*sandbox.Laun
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	return errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	if err != nil {
+		return err // what has not gone is tried again, and the hooks are for after that
+	}
+	return r.poststop(ctx, c.ID)
 }
 
 // CleanupPod implements sandbox.Runtime. The parent that a client named is the client's.

@@ -100,6 +100,9 @@ const (
 
 func (s *specStore) path(id string) string { return filepath.Join(s.dir, id+".json") }
 
+// poststopPath is where the hooks for a container's end are kept, if it has any.
+func (s *specStore) poststopPath(id string) string { return filepath.Join(s.dir, id+".poststop") }
+
 func (s *specStore) profilePath(digest string) string {
 	return filepath.Join(s.dir, profilePrefix+digest+".json")
 }

@@ -14,14 +14,14 @@ import (
 
 // volumes mounts the images that a container has as volumes: detached mounts by destination.
 // The images are held for the container until it is removed.
-func (i *podImages) volumes(ctx context.Context, c *sandbox.Container) (map[string]*os.File, error) {
+func (i *podImages) volumes(ctx context.Context, c *sandbox.Container, userns string) (map[string]*os.File, error) {
 	var files map[string]*os.File
 	for n := range c.Config.Mounts {
 		m := &c.Config.Mounts[n]
 		if m.Image == nil {
 			continue
 		}
-		f, err := i.volume(ctx, c, m)
+		f, err := i.volume(ctx, c, m, userns)
 		if err != nil {
 			return files, fmt.Errorf("config.mounts[%d].image: ImageVolumeMountFailed: %w", n, err)
 		}
@@ -33,7 +33,7 @@ func (i *podImages) volumes(ctx context.Context, c *sandbox.Container) (map[stri
 	return files, nil
 }
 
-func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount) (*os.File, error) {
+func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount, userns string) (*os.File, error) {
 	img, err := i.get(m.Image.Image)
 	if err != nil {
 		return nil, err
@@ -41,7 +41,7 @@ func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workloa
 	if err := i.Hold(img.ID, c.ID); err != nil {
 		return nil, err
 	}
-	root, err := i.store.Rootfs(ctx, img.ID, "", image.RootfsOptions{Readonly: true})
+	root, err := i.rootfs(ctx, img.ID, "", userns, image.RootfsOptions{Readonly: true})
 	if err != nil || m.ImageSubPath == "" {
 		return root, err
 	}

@@ -36,20 +36,9 @@ build() {
 
 # Short: a socket's path has 107 bytes.
 work=$(mktemp -d "${TMPDIR:-/tmp}/crit.XXXXXX")
-name=${work##*/}
-groups=()
-leaves=
 cleanup() {
-  local status=$? g
+  local status=$?
   cp "$work/daemon.log" "$work/ginkgo.json" "$cache/" 2>/dev/null || true
-  for g in "${groups[@]}"; do
-    # The last processes of a killed PID namespace may still be on their way out.
-    for _ in $(seq 50); do
-      find "$g" -depth -type d -exec rmdir {} + 2>/dev/null && break
-      sleep 0.1
-    done
-    [ ! -d "$g" ] || echo "critest: left behind: $g"
-  done
   rm -rf --one-file-system "$work" || echo "critest: left behind: $work"
   exit $status
 }
@@ -58,28 +47,9 @@ mkdir "$work/tmp" "$work/bin"
 # The AppArmor specifications load their profiles with sudo.
 command -v sudo >/dev/null || { printf '#!/bin/sh\nexec "$@"\n' > "$work/bin/sudo" && chmod +x "$work/bin/sudo"; }
 
-while read -r mount type; do
-  g=$mount/$name
-  mkdir "$g"
-  groups+=("$g")
-  if [ "$type" = cgroup2 ]; then # there a group with processes cannot pass controllers on
-    mkdir "$g/runner"
-    leaves+=" $g/runner"
-  fi
-  for f in cpuset.cpus cpuset.mems; do # a new v1 cpuset has none
-    [ ! -e "$mount/$f" ] || cat "$mount/$f" > "$g/$f"
-  done
-done < <(awk '{ for (i = 7; $i != "-"; i++); if ($(i + 1) ~ /^cgroup2?$/) print $5, $(i + 1) }' /proc/self/mountinfo)
-
-export LEAVES=$leaves CACHE=$cache TMPDIR=$work/tmp PATH=$PWD/.cache/tools:$work/bin:$PATH
-# The subshell enters the groups, so that they are the roots of the cgroup namespace that is made next.
-(
-  for g in "${groups[@]}"; do echo "$BASHPID" > "$g/cgroup.procs"; done
-  # shellcheck disable=SC2016 # for the shell in the cgroup namespace
-  exec unshare --cgroup bash -c 'for g in $LEAVES; do echo $$ > "$g/cgroup.procs"; done
-    exec unshare --mount --net --ipc --uts --pid --fork --kill-child --mount-proc "$@"' bash "$here/inside.sh" \
-    -work "$work" -cri-shim "$PWD/bin/cri-shim" -critest "$PWD/.cache/tools/critest" -plugins "$PWD/.cache/cni-bin" \
-    -debs "$cache/debs" -nonewprivs "$cache/nonewprivs" -known $here/known-failures.txt -excluded $here/excluded.txt \
-    -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" \
-    -parallel "${PARALLEL:-1}" -timeout "${TIMEOUT:-1h}"
-)
+export TMPDIR=$work/tmp PATH=$PWD/.cache/tools:$work/bin:$PATH
+hack/isolate.sh "$cache/runner" \
+  -work "$work" -cri-shim "$PWD/bin/cri-shim" -critest "$PWD/.cache/tools/critest" -plugins "$PWD/.cache/cni-bin" \
+  -debs "$cache/debs" -nonewprivs "$cache/nonewprivs" -known $here/known-failures.txt -excluded $here/excluded.txt \
+  -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" \
+  -parallel "${PARALLEL:-1}" -timeout "${TIMEOUT:-1h}"

@@ -61,8 +61,12 @@ func (v *validator) paths(c Config) {
 	} {
 		v.path(path.key, path.value)
 	}
-	if c.SeccompProfile != "" {
-		v.path("seccomp_profile", c.SeccompProfile)
+	for _, path := range []struct{ key, value string }{
+		{"seccomp_profile", c.SeccompProfile}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
+	} {
+		if path.value != "" {
+			v.path(path.key, path.value)
+		}
 	}
 	for _, list := range []struct {
 		key    string
@@ -142,11 +146,6 @@ func (v *validator) streams(c Config) {
 			"%q is not loopback: what is typed and shown would cross the network in the clear; set stream_tls_cert and stream_tls_key", host)
 	}
 	v.check("stream_tls_key", (c.StreamTLSCert == "") == (c.StreamTLSKey == ""), "stream_tls_cert and stream_tls_key go together; one is empty")
-	for key, path := range map[string]string{"stream_tls_cert": c.StreamTLSCert, "stream_tls_key": c.StreamTLSKey} {
-		if path != "" {
-			v.path(key, path)
-		}
-	}
 }
 
 func (v *validator) sizes(c Config) {

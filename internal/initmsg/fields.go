@@ -4,6 +4,7 @@ func (m *Message) code(c *codec) {
 	mode := uint32(m.Mode)
 	c.u32(&mode)
 	m.Mode = Mode(mode)
+	c.flag(&m.UserNamespace)
 	c.strs(&m.CgroupTasks)
 	list(c, &m.Join, codeNamespace)
 	c.u64(&m.Unshare)
@@ -50,6 +51,7 @@ func codeMount(c *codec, m *Mount) {
 	c.str(&m.FSType)
 	c.str(&m.Source)
 	c.i32(&m.File)
+	c.i32(&m.IDMap)
 	c.str(&m.Target)
 	c.flag(&m.Recursive)
 	c.u64(&m.AttrSet)
@@ -61,6 +63,7 @@ func codeMount(c *codec, m *Mount) {
 	c.flag(&m.TmpCopyUp)
 	c.u32(&m.CreateMode)
 	c.flag(&m.Optional)
+	c.flag(&m.ReadonlyAtEnd)
 	c.flag(&m.NoFollow)
 }
 

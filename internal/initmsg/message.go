@@ -61,6 +61,8 @@ type Mount struct {
 	Source string
 	// File is a detached mount (open_tree or fsmount) to be attached, or NoFile.
 	File int32
+	// IDMap is 1 and the index of a user namespace that a new file system's mount is mapped by; 0 is none.
+	IDMap int32
 	// Target is resolved inside the new root; missing parts are created.
 	Target string
 	// Recursive binds the tree below Source (rbind).
@@ -78,6 +80,8 @@ type Mount struct {
 	CreateMode uint32
 	// Optional mounts that the kernel refuses (a missing controller, say) are left out.
 	Optional bool
+	// ReadonlyAtEnd makes the mount read-only once all mounts are done: until then it takes targets of others.
+	ReadonlyAtEnd bool
 	// NoFollow refuses a target whose last part is a symbolic link.
 	NoFollow bool
 }
@@ -168,7 +172,7 @@ type Root struct {
 	File int32
 	Path string
 	// Staging is an empty host directory on which the new root is put before
-	// pivot_root(2); it is only seen inside the new mount namespace.
+	// pivot_root(2); it is only seen inside the new mount namespace. In a user namespace it is the working directory.
 	Staging string
 	// Readonly makes the root read-only after everything below it was set up.
 	Readonly bool
@@ -191,6 +195,9 @@ type Hook struct {
 // Message is the whole instruction.
 type Message struct {
 	Mode Mode
+	// UserNamespace says that this is a user namespace without rights over the host: host paths may be closed to the
+	// init, so it is handed mounts and namespaces as files, and no new procfs can be had for each purpose.
+	UserNamespace bool
 	// CgroupTasks are files that the init writes "0" to with its main thread, before
 	// anything else (cgroup v1; on v2 it was cloned into its group).
 	CgroupTasks []string

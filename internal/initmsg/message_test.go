@@ -116,3 +116,21 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func FuzzForkRequest(f *testing.F) {
+	f.Add((&ForkRequest{CloneFlags: 1 << 33, Files: 7, Cgroup: true, PIDNamespace: true}).Append(nil))
+	f.Add((&ForkRequest{Files: ServerFloor}).Append(nil))
+	f.Add([]byte{Version})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, err := DecodeForkRequest(data)
+		if err != nil {
+			return
+		}
+		if r.Descriptors() > ServerFloor {
+			t.Errorf("%d descriptors; want at most %d", r.Descriptors(), ServerFloor)
+		}
+		if again := r.Append(nil); string(again) != string(data) {
+			t.Errorf("Append = %x; want %x", again, data)
+		}
+	})
+}

@@ -17,18 +17,21 @@ const (
 	NamespaceNet uintptr = unix.CLONE_NEWNET
 	NamespaceIPC uintptr = unix.CLONE_NEWIPC
 	NamespaceUTS uintptr = unix.CLONE_NEWUTS
+	// NamespaceUser is for PinUserNamespaces.
+	NamespaceUser uintptr = unix.CLONE_NEWUSER
 )
 
 // nsFiles are the names of the namespace kinds in /proc/PID/ns.
 var nsFiles = map[uintptr]string{
-	NamespaceNet: "net",
-	NamespaceIPC: "ipc",
-	NamespaceUTS: "uts",
+	NamespaceNet:  "net",
+	NamespaceIPC:  "ipc",
+	NamespaceUTS:  "uts",
+	NamespaceUser: "user",
 }
 
 // NamespacePin says where the namespace of one kind is kept.
 type NamespacePin struct {
-	Flag uintptr // NamespaceNet, NamespaceIPC or NamespaceUTS
+	Flag uintptr // NamespaceNet, NamespaceIPC, NamespaceUTS, NamespaceUser
 	Path string  // absolute; must not exist yet
 }
 
@@ -40,17 +43,9 @@ type NamespacePin struct {
 // inside runs on a locked thread that is thrown away afterwards; it must not start
 // goroutines that need the namespaces. On any error nothing is left behind.
 func PinNamespaces(pins []NamespacePin, inside func() error) error {
-	var flags uintptr
-	for _, p := range pins {
-		switch {
-		case nsFiles[p.Flag] == "":
-			return fmt.Errorf("pin namespace %s: flag %#x is not a namespace that can be pinned", p.Path, p.Flag)
-		case flags&p.Flag != 0:
-			return fmt.Errorf("pin namespace %s: a second %s namespace", p.Path, nsFiles[p.Flag])
-		case !filepath.IsAbs(p.Path):
-			return fmt.Errorf("pin namespace %s: the path is not absolute", p.Path)
-		}
-		flags |= p.Flag
+	flags, err := pinFlags(pins)
+	if err != nil {
+		return err
 	}
 	return onDoomedThread(func() error {
 		if err := unix.Unshare(int(flags)); err != nil {
@@ -65,10 +60,20 @@ func PinNamespaces(pins []NamespacePin, inside func() error) error {
 	})
 }
 
-// PinProcessNamespaces pins namespaces that the process pid is in, for those that only
-// a child in a new user namespace can make. On error nothing is left behind.
-func PinProcessNamespaces(pid int, pins []NamespacePin) error {
-	return pinAll(fmt.Sprintf("/proc/%d/ns", pid), pins)
+// pinFlags are the kinds of namespaces in pins.
+func pinFlags(pins []NamespacePin) (flags uintptr, err error) {
+	for _, p := range pins {
+		switch {
+		case nsFiles[p.Flag] == "":
+			return 0, fmt.Errorf("pin namespace %s: flag %#x is not a namespace that can be pinned", p.Path, p.Flag)
+		case flags&p.Flag != 0:
+			return 0, fmt.Errorf("pin namespace %s: a second %s namespace", p.Path, nsFiles[p.Flag])
+		case !filepath.IsAbs(p.Path):
+			return 0, fmt.Errorf("pin namespace %s: the path is not absolute", p.Path)
+		}
+		flags |= p.Flag
+	}
+	return flags, nil
 }
 
 func pinAll(nsDir string, pins []NamespacePin) error {

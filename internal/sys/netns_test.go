@@ -201,29 +201,6 @@ func TestPinNamespacesRefuses(t *testing.T) {
 	}
 }
 
-func TestPinProcessNamespaces(t *testing.T) {
-	needRoot(t)
-	pins := allKinds(pinDir(t))
-	if err := PinProcessNamespaces(os.Getpid(), pins); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range pins {
-		if got, want := nsID(t, p.Path), nsID(t, "/proc/self/ns/"+nsFiles[p.Flag]); got != want {
-			t.Errorf("%s is namespace %d; want %d", p.Path, got, want)
-		}
-		if err := UnpinNamespace(p.Path); err != nil {
-			t.Error(err)
-		}
-	}
-	pins[0].Path += "-2"
-	if err := PinProcessNamespaces(0x7fffffff, pins[:1]); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("PinProcessNamespaces of no process = %v; want fs.ErrNotExist", err)
-	}
-	if _, err := os.Lstat(pins[0].Path); err == nil {
-		t.Errorf("%s is left", pins[0].Path)
-	}
-}
-
 func TestWithNetnsMissing(t *testing.T) {
 	err := WithNetns(filepath.Join(t.TempDir(), "no"), func() error { return nil })
 	if !errors.Is(err, fs.ErrNotExist) {

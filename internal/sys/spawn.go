@@ -24,6 +24,14 @@ type SpawnAttr struct {
 	Cgroup *os.File
 	// PIDNamespace is a pidfd (or a namespace file) whose PID namespace the child is born into, or nil.
 	PIDNamespace *os.File
+	// UserNamespace and TimeNamespace are entered before the clone, so that new namespaces belong to the former; the
+	// program is its root. nil leaves this process's own.
+	UserNamespace, TimeNamespace *os.File
+	// Host is done before the user namespace is entered. It counts only with one.
+	Host HostSetup
+	// Affinity are the CPUs that the program starts on, as words of a mask; empty leaves them. A cpuset that it is cloned
+	// into, or moved to, has the last word.
+	Affinity []uint64
 	// Session starts a new session (setsid(2)).
 	Session bool
 	// Secret starts the program so that it is not dumpable from its first instruction
@@ -50,7 +58,8 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 		return 0, nil, fmt.Errorf("duplicate the program's descriptor: %w", err)
 	}
 	defer unix.Close(exe)
-	if a.PIDNamespace != nil {
+	joined := a.UserNamespace != nil || a.TimeNamespace != nil
+	if a.PIDNamespace != nil && !joined {
 		leave, err := joinPIDNamespace(a.PIDNamespace)
 		if err != nil {
 			return 0, nil, err
@@ -63,6 +72,16 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 			return 0, nil, err
 		}
 		defer func() { clean = leave() == nil && clean }()
+	}
+	if len(a.Affinity) > 0 {
+		leave, err := moveToCPUs(a.Affinity)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer func() { clean = leave() == nil && clean }()
+	}
+	if joined {
+		return spawnJoined(exe, a)
 	}
 	return forkExec(exe, a)
 }
@@ -129,4 +148,23 @@ func differGroup() (leave func() error, err error) {
 		return nil, err
 	}
 	return func() error { return set(real) }, nil
+}
+
+// moveToCPUs sets the CPUs of the calling thread, which its children start on.
+func moveToCPUs(mask []uint64) (leave func() error, err error) {
+	var old, now unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &old); err != nil {
+		return nil, os.NewSyscallError("sched_getaffinity", err)
+	}
+	for i, word := range mask {
+		for bit := range 64 {
+			if word&(1<<bit) != 0 {
+				now.Set(i*64 + bit)
+			}
+		}
+	}
+	if err := unix.SchedSetaffinity(0, &now); err != nil {
+		return nil, os.NewSyscallError("sched_setaffinity", err)
+	}
+	return func() error { return unix.SchedSetaffinity(0, &old) }, nil
 }

@@ -26,6 +26,16 @@ func CRIShim(t testing.TB) string {
 	return path
 }
 
+// CRIShimOCI is the path of bin/cri-shim-oci; see CRIShim.
+func CRIShimOCI(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(filepath.Dir(CRIShim(t)), "cri-shim-oci")
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("needs bin/cri-shim-oci: %v", err)
+	}
+	return path
+}
+
 var criShim = sync.OnceValues(func() (string, error) {
 	root, err := repositoryRoot()
 	if err != nil {

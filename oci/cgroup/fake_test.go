@@ -172,10 +172,11 @@ func TestV2Stats(t *testing.T) {
 			"cpu.pressure":        "some avg10=1.50 avg60=2.00 avg300=0.10 total=123\nfull avg10=0.00 avg60=0.25 avg300=0.00 total=9\n",
 			"memory.current":      "1000\n",
 			"memory.max":          "max\n",
+			"memory.peak":         "1500\n",
 			"memory.swap.current": "5\n",
 			"memory.swap.max":     "50\n",
 			"memory.events":       "low 0\nhigh 0\nmax 1\noom 1\noom_kill 3\n",
-			"memory.stat":         "anon 300\nfile 600\ninactive_file 400\npgfault 77\npgmajfault 6\n",
+			"memory.stat":         "anon 300\nfile 600\nkernel 90\nfile_mapped 30\ninactive_file 400\npgfault 77\npgmajfault 6\n",
 			"pids.current":        "3\n",
 			"pids.max":            "100\n",
 			"io.stat":             "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=9\n",
@@ -201,7 +202,7 @@ func TestV2Stats(t *testing.T) {
 		},
 		Memory: MemoryStats{
 			Usage: 1000, WorkingSet: 600, RSS: 300, Cache: 600, Limit: Unlimited, SwapUsage: 5, SwapLimit: 50,
-			PageFaults: 77, MajorFaults: 6, OOMKills: 3,
+			PageFaults: 77, MajorFaults: 6, OOMKills: 3, Kernel: 90, MappedFile: 30, MaxUsage: 1500, Failures: 1,
 		},
 		Pids: PidsStats{3, 100},
 		IO: []IOStats{

@@ -124,7 +124,10 @@ func (p *plan) swapV2(m *specs.LinuxMemory, limit int64, limitSet bool, cur curr
 }
 
 func (p *plan) cpuV2(c *specs.LinuxCPU, cur current) error {
-	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 || c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
+	if c.RealtimePeriod != nil && *c.RealtimePeriod != 0 {
+		return &UnsupportedError{Feature: "cpu.realtimePeriod", Needs: "cgroup v1"}
+	}
+	if c.RealtimeRuntime != nil && *c.RealtimeRuntime != 0 {
 		return &UnsupportedError{Feature: "cpu.realtimeRuntime", Needs: "cgroup v1"}
 	}
 	if err := p.cpuMax(c, cur); err != nil {

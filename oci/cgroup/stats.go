@@ -10,75 +10,23 @@ import (
 	"syscall"
 
 	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+	"github.com/cri-shim/cri-shim/internal/usage"
 )
 
 // Unlimited is the value of a limit that is not set.
-const Unlimited = cgroupfile.Max
+const Unlimited = usage.Unlimited
 
-// Stats is what a group and the groups nested in it have used. A controller that the group has not leaves its part zero.
-type Stats struct {
-	CPU        CPUStats
-	Memory     MemoryStats
-	Pids       PidsStats
-	IO         []IOStats      // a line for each device, in the kernel's order
-	IOPressure *Pressure      // nil on v1 and without PSI
-	Hugetlb    []HugetlbStats // a line for each page size of the machine
-}
-
-// CPUStats counts since the group was made.
-type CPUStats struct {
-	UsageNanos, UserNanos, SystemNanos uint64
-	Periods, ThrottledPeriods          uint64 // enforcement periods of the quota
-	ThrottledNanos                     uint64
-	Pressure                           *Pressure // nil on v1 and without PSI
-}
-
-// MemoryStats is in bytes but for the faults.
-type MemoryStats struct {
-	Usage      uint64
-	WorkingSet uint64 // usage less inactive file cache, as the kubelet defines it
-	RSS        uint64 // anonymous memory
-	Cache      uint64 // page cache, tmpfs included
-	Limit      uint64 // Unlimited if none
-	SwapUsage  uint64
-	SwapLimit  uint64 // swap alone, Unlimited if none
-	PageFaults uint64
-	MajorFaults,
-	OOMKills uint64
-	Pressure *Pressure
-}
-
-// PidsStats counts tasks, threads included.
-type PidsStats struct {
-	Current uint64
-	Limit   uint64 // Unlimited if none
-}
-
-// IOStats is the traffic with one block device.
-type IOStats struct {
-	Major, Minor                             uint64
-	ReadBytes, WriteBytes, ReadOps, WriteOps uint64
-	DiscardBytes, DiscardOps                 uint64
-}
-
-// HugetlbStats is for one page size ("2MB"), in bytes.
-type HugetlbStats struct {
-	PageSize string
-	Usage    uint64
-	Limit    uint64 // Unlimited if none
-	Failures uint64 // allocations refused by the limit
-}
-
-// Pressure is a PSI file: how much of the time tasks waited for the resource.
-type Pressure struct {
-	Some, Full PressureLine
-}
-
-// PressureLine holds percentages over the last 10, 60 and 300 seconds and the total in microseconds.
-type PressureLine struct {
-	Avg10, Avg60, Avg300 float64
-	TotalMicros          uint64
-}
+// What Stats consists of.
+type (
+	Stats        = usage.Stats
+	CPUStats     = usage.CPU
+	MemoryStats  = usage.Memory
+	PidsStats    = usage.Pids
+	IOStats      = usage.IO
+	HugetlbStats = usage.Hugetlb
+	Pressure     = usage.Pressure
+	PressureLine = usage.Line
+)
 
 var statBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
 

@@ -53,6 +53,9 @@ func (r *reader) memoryV1(m *MemoryStats) {
 		m.SwapLimit = less(total, m.Limit)
 	}
 	m.OOMKills, _ = cgroupfile.Value(r.file("memory", "memory.oom_control"), "oom_kill")
+	m.MaxUsage = r.number("memory", "memory.max_usage_in_bytes", 0)
+	m.Failures = r.number("memory", "memory.failcnt", 0)
+	m.Kernel = r.number("memory", "memory.kmem.usage_in_bytes", 0)
 	var inactive uint64
 	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
 		switch string(k) {
@@ -62,6 +65,8 @@ func (r *reader) memoryV1(m *MemoryStats) {
 			m.RSS = v
 		case "total_cache":
 			m.Cache = v
+		case "total_mapped_file":
+			m.MappedFile = v
 		case "total_swap":
 			m.SwapUsage = v
 		case "total_pgfault":

@@ -51,7 +51,15 @@ func (r *reader) memoryV2(m *MemoryStats) {
 	m.Limit = r.number("memory", "memory.max", Unlimited)
 	m.SwapUsage = r.number("memory", "memory.swap.current", 0)
 	m.SwapLimit = r.number("memory", "memory.swap.max", Unlimited)
-	m.OOMKills, _ = cgroupfile.Value(r.file("memory", "memory.events"), "oom_kill")
+	m.MaxUsage = r.number("memory", "memory.peak", 0)
+	cgroupfile.Each(r.file("memory", "memory.events"), func(k []byte, v uint64) {
+		switch string(k) {
+		case "oom_kill":
+			m.OOMKills = v
+		case "max":
+			m.Failures = v
+		}
+	})
 	var inactive uint64
 	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
 		switch string(k) {
@@ -61,6 +69,10 @@ func (r *reader) memoryV2(m *MemoryStats) {
 			m.RSS = v
 		case "file":
 			m.Cache = v
+		case "file_mapped":
+			m.MappedFile = v
+		case "kernel":
+			m.Kernel = v
 		case "pgfault":
 			m.PageFaults = v
 		case "pgmajfault":

@@ -110,7 +110,7 @@ func (r *Runtime) reserve(o *CreateOptions, spec *specs.Spec, config []byte) (_ 
 			c.Rootfs = filepath.Join(o.Bundle, c.Rootfs)
 		}
 	}
-	if c.CgroupPath, err = cgroupPath(spec, o.ID); err != nil {
+	if c.CgroupPath, err = r.cgroupPath(spec, o.ID); err != nil {
 		return nil, err
 	}
 	if err := c.groupFree(); err != nil {
@@ -163,7 +163,8 @@ type launch struct {
 	gate    *oci.HookGate
 	how     launcher.Process
 	flags   *oci.Launch
-	console *sys.Conn // the master comes from here
+	group   *cgroup.Group // that was made
+	console *sys.Conn     // the master comes from here
 	child   *launcher.Child
 }
 
@@ -179,6 +180,9 @@ func (l *launch) close() {
 		l.flags.Close()
 	}
 	l.gate.Close()
+	if l.group != nil {
+		l.group.Release() // the container keeps it from being empty now
+	}
 	if l.console != nil {
 		l.console.Close()
 	}
@@ -203,7 +207,9 @@ func (l *launch) prepare() error {
 	if opt.Cgroups, err = oci.DetectCgroupMounts(groups); err != nil {
 		return err
 	}
-	opt.Cgroups.Group = l.c.CgroupPath
+	if opt.Cgroups.Group, err = cgroup.Resolve(l.c.CgroupPath); err != nil {
+		return err
+	}
 	if l.o.Gate {
 		if opt.StartFile, err = l.keep(l.c.startGate()); err != nil {
 			return err
@@ -221,7 +227,8 @@ func (l *launch) prepare() error {
 	if err != nil {
 		return err
 	}
-	l.flags.Message.CgroupTasks = group.TaskFiles()
+	l.group = group
+	l.flags.EnterCgroup(group.TaskFiles())
 	l.flags.Message.Process.KeepKeyring = l.o.KeepKeyring
 	if groups.Mode() == cgroup.V2 {
 		if l.how.Cgroup, err = l.keep(group.Dir()); err != nil {
@@ -258,9 +265,8 @@ func (l *launch) fill() (err error) {
 			return fmt.Errorf("linux.namespaces: pid: %w", err)
 		}
 	}
-	if l.flags.UserNamespace != "" || len(l.flags.UIDMappings) > 0 {
-		return &oci.UnsupportedError{Field: "linux.namespaces", Reason: "a user namespace"}
-	}
+	l.how.Affinity = l.flags.Affinity
+	l.how.UserNamespace, l.how.TimeNamespace, l.how.Host = l.flags.UserNamespace, l.flags.TimeNamespace, l.flags.Host
 	encoded, err := initmsg.Encode(l.flags.Message)
 	if err != nil {
 		return err

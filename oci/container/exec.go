@@ -79,9 +79,14 @@ func (l *launch) prepareExec(o ExecOptions) error {
 	if err != nil {
 		return err
 	}
-	group, err := groups.Open(path.Join(l.c.CgroupPath, path.Join("/", o.Cgroup)))
+	group, err := groups.Open(l.c.CgroupPath)
 	if err != nil {
 		return err
+	}
+	if o.Cgroup != "" {
+		if group, err = groups.Open(path.Join(group.Path(), path.Join("/", o.Cgroup))); err != nil {
+			return err
+		}
 	}
 	spaces, err := oci.OpenNamespaces(l.spec, l.c.PID)
 	if err != nil {

@@ -4,6 +4,7 @@
 package container
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +38,8 @@ type Runtime struct {
 	Root string
 	// Init opens the init program; the file is the Runtime's to keep open.
 	Init func() (*os.File, error)
+	// Systemd makes control groups by systemd: cgroupsPath is slice:prefix:name (see cgroup.Unit).
+	Systemd bool
 	// Warn is told what does not fail an operation.
 	Warn func(error)
 
@@ -101,7 +104,7 @@ func (r *Runtime) Load(id string) (*Container, error) {
 	if err := json.Unmarshal(data, &c.record); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(c.dir, recordFile), err)
 	}
-	if c.ID != id || cgroup.ValidatePath(c.CgroupPath) != nil {
+	if c.ID != id || checkGroup(c.CgroupPath) != nil {
 		return nil, fmt.Errorf("%s: id %q and cgroup_path %q cannot be", filepath.Join(c.dir, recordFile), c.ID, c.CgroupPath)
 	}
 	return c, nil
@@ -164,28 +167,28 @@ func (c *Container) Status() (specs.ContainerState, error) {
 	case c.PID == 0 || !alive(c.PID, c.PIDStart):
 		return specs.StateStopped, nil
 	}
+	if frozen, err := c.frozen(); err != nil || frozen {
+		return StatusPaused, err
+	}
 	_, err := os.Lstat(filepath.Join(c.dir, startFile))
-	if err == nil {
+	switch {
+	case err == nil:
 		return specs.StateCreated, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return "", err
-	}
-	g, err := c.group()
-	if errors.Is(err, fs.ErrNotExist) {
+	case errors.Is(err, fs.ErrNotExist):
 		return specs.StateRunning, nil
 	}
+	return "", err
+}
+
+func (c *Container) frozen() (bool, error) {
+	g, err := c.group()
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
 	if err != nil {
-		return "", err
+		return false, err
 	}
-	frozen, err := g.Frozen()
-	if err != nil {
-		return "", err
-	}
-	if frozen {
-		return StatusPaused, nil
-	}
-	return specs.StateRunning, nil
+	return g.Frozen()
 }
 
 func alive(pid int, start uint64) bool {
@@ -247,6 +250,11 @@ func (r *Runtime) groups() (*cgroup.Host, error) {
 		if err != nil {
 			return nil, err
 		}
+		if r.Systemd {
+			if err := h.ConnectSystemd(context.Background()); err != nil {
+				return nil, err
+			}
+		}
 		r.cgroups = h
 	}
 	return r.cgroups, nil
@@ -260,15 +268,37 @@ func (c *Container) group() (*cgroup.Group, error) {
 	return h.Open(c.CgroupPath)
 }
 
-// cgroupPath is where a container's group is: a path of the specification that is not absolute starts at the root of
-// the hierarchies, and without one the group has the container's name.
-func cgroupPath(spec *specs.Spec, id string) (string, error) {
-	p := "/" + id
-	if spec.Linux != nil && spec.Linux.CgroupsPath != "" {
-		p = "/" + strings.TrimLeft(spec.Linux.CgroupsPath, "/")
+// cgroupPath names a container's group: a path of the specification that is not absolute starts at the root of the
+// hierarchies, and without one the group has the container's name; or slice:prefix:name for systemd.
+func (r *Runtime) cgroupPath(spec *specs.Spec, id string) (string, error) {
+	var p string
+	if spec.Linux != nil {
+		p = spec.Linux.CgroupsPath
 	}
-	if err := cgroup.ValidatePath(p); err != nil {
+	switch {
+	case r.Systemd && p == "":
+		p = ":cri-shim:" + id
+	case r.Systemd && !cgroup.IsUnit(p):
+		return "", fmt.Errorf("linux.cgroupsPath: %q: systemd wants slice:prefix:name", p)
+	case r.Systemd:
+	case p == "":
+		p = "/" + id
+	default:
+		p = "/" + strings.TrimLeft(p, "/")
+	}
+	if err := checkGroup(p); err != nil {
 		return "", fmt.Errorf("linux.cgroupsPath: %w", err)
 	}
 	return p, nil
+}
+
+func checkGroup(name string) error {
+	if !cgroup.IsUnit(name) {
+		return cgroup.ValidatePath(name)
+	}
+	u, err := cgroup.ParseUnit(name)
+	if err == nil && u.Name == "" {
+		err = fmt.Errorf("%q names a slice, which is for more than a container", name)
+	}
+	return err
 }

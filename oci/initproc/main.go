@@ -40,7 +40,8 @@ type setup struct {
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
 
-	server *server // of a fork of it, else nil
+	readonlyAtEnd []int   // mounts, see Mount.ReadonlyAtEnd
+	server        *server // of a fork of it, else nil
 }
 
 // maxFD is the highest number that a descriptor could have.
@@ -59,7 +60,11 @@ func Main() {
 }
 
 func newSetup(of *server) *setup {
-	return &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	if of != nil {
+		s.proc = of.proc
+	}
+	return s
 }
 
 // report sends one report. Nobody may be left to read it, which must not
@@ -88,9 +93,9 @@ func (s *setup) run() error {
 	}
 	// The parent may have given this process an effective group of its own, so
 	// that the kernel made it not dumpable at execve already (sys.SpawnAttr.Secret).
-	if gid := unix.Getgid(); unix.Getegid() != gid {
-		keep := ^uintptr(0)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, keep, uintptr(gid), uintptr(gid)); errno != 0 {
+	// In a user namespace neither of its groups need be mapped.
+	if unix.Getgid() != 0 || unix.Getegid() != 0 {
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, 0, 0, 0); errno != 0 {
 			return wrap("setresgid", "", errno)
 		}
 	}
@@ -240,7 +245,7 @@ func (s *setup) checkFiles() error {
 		files = append(files, m.Root.File)
 	}
 	for i := range m.Mounts {
-		files = append(files, m.Mounts[i].File)
+		files = append(files, m.Mounts[i].File, m.Mounts[i].IDMap-1)
 	}
 	if m.Process.Terminal {
 		files = append(files, m.Process.ConsoleFile)

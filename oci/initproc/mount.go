@@ -38,7 +38,27 @@ func (s *setup) mount(m *initmsg.Mount) error {
 		}
 	}
 	defer unix.Close(target)
-	return s.attach(src, target, m)
+	if err := s.attach(src, target, m); err != nil || !m.ReadonlyAtEnd {
+		return err
+	}
+	fd, err := unix.FcntlInt(uintptr(src), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return wrap("dup", "", err)
+	}
+	s.readonlyAtEnd = append(s.readonlyAtEnd, fd)
+	return nil
+}
+
+// finishMounts makes read-only what first had to take the targets of later mounts: the mounts themselves, by
+// the descriptors that they were made with, whatever was mounted over them since.
+func (s *setup) finishMounts() error {
+	for _, fd := range s.readonlyAtEnd {
+		if err := setAttr(fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+			return wrap("make read-only", "", err)
+		}
+		unix.Close(fd)
+	}
+	return nil
 }
 
 // attach puts a finished mount on target and proves that it is what the
@@ -109,8 +129,14 @@ func (s *setup) target(m *initmsg.Mount, dir bool) (int, error) {
 	fd, err := openIn(s.root, m.Target, flags, resolve)
 	if err == unix.ENOENT && !(m.NoFollow && s.dangling(m.Target)) {
 		// With links on the way forbidden, the second look still is.
-		if fd, err = ensure(s.root, m.Target, dir, mode); err == nil {
-			unix.Close(fd)
+		// Made and opened under the rules of this target, or looked for again after a link that leads nowhere.
+		var next string
+		if next, err = createMissing(s.root, m.Target, dir, mode); err == nil && next != m.Target {
+			if fd, err = ensure(s.root, next, dir, mode); err == nil {
+				unix.Close(fd)
+			}
+		}
+		if err == nil {
 			fd, err = openIn(s.root, m.Target, flags, resolve)
 		}
 	}
@@ -215,7 +241,15 @@ func newMount(m *initmsg.Mount) (int, error) {
 		attr = unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC
 	}
 	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, int(attr))
-	return fd, wrap("fsmount", m.FSType, err)
+	if err != nil || m.IDMap == 0 {
+		return fd, wrap("fsmount", m.FSType, err)
+	}
+	err = setAttr(fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_IDMAP, Userns_fd: uint64(file(m.IDMap - 1))})
+	if err != nil {
+		unix.Close(fd)
+		return -1, wrap("idmap a mount of type", m.FSType, err)
+	}
+	return fd, nil
 }
 
 // because adds what the file system wrote into its log (fsopen(2)), which says

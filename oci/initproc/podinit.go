@@ -29,8 +29,8 @@ func (s *setup) podInit() error {
 		return err
 	}
 	s.root = root
-	if err := unix.MoveMount(root, "", unix.AT_FDCWD, s.m.Root.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return wrap("attach the root to", s.m.Root.Staging, err)
+	if err := s.onStaging(); err != nil {
+		return err
 	}
 	if err := s.pivot(); err != nil {
 		return err

@@ -11,21 +11,44 @@ import (
 func (s *setup) openProc() error {
 	m := s.m
 	p := &m.Process
+	if s.proc >= 0 {
+		return verifyProc(s.proc) // the server's
+	}
 	if len(m.Sysctls) == 0 && len(m.TimeOffsets) == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
 		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) {
 		return nil
 	}
+	if m.UserNamespace {
+		return s.openHostProc()
+	}
+	fd, err := newProc()
+	if err != nil {
+		return err
+	}
+	s.proc = fd
+	return verifyProc(s.proc)
+}
+
+func newProc() (int, error) {
 	fs, err := unix.Fsopen("proc", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return wrap("fsopen", "proc", needs("5.2", err))
+		return -1, wrap("fsopen", "proc", needs("5.2", err))
 	}
 	defer unix.Close(fs)
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return wrap("fsconfig", "proc", err)
+		return -1, wrap("fsconfig", "proc", err)
 	}
-	s.proc, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	return fd, wrap("fsmount", "proc", err)
+}
+
+// openHostProc opens the host's procfs, which this process still sees. Without rights over the host's mount namespace it
+// can make none of its own before it enters the container's, where a new one is refused because of what is masked there
+// (mount_too_revealing in the kernel). Nothing of the container can be mounted over the host's.
+func (s *setup) openHostProc() (err error) {
+	s.proc, err = unix.Open("/proc", unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return wrap("fsmount", "proc", err)
+		return wrap("open", "/proc", err)
 	}
 	return verifyProc(s.proc)
 }

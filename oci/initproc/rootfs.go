@@ -24,6 +24,9 @@ func (s *setup) rootfs() error {
 			return wrap("mount", m.Mounts[i].Target, err)
 		}
 	}
+	if err := s.finishMounts(); err != nil {
+		return err
+	}
 	s.stage = "devices"
 	// After the mounts: /dev is one of them.
 	for i := range m.Devices {
@@ -125,10 +128,17 @@ func (s *setup) attachRoot() error {
 	if err := setAttr(s.root, unix.AT_RECURSIVE, &private); err != nil {
 		return wrap("set propagation of", "the root", needs("5.12", err))
 	}
-	if err := unix.MoveMount(s.root, "", unix.AT_FDCWD, r.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return wrap("attach the root to", r.Staging, err)
+	return s.onStaging()
+}
+
+// onStaging puts the root on the staging directory. In a user namespace the way there may be closed, so the process was
+// started in it.
+func (s *setup) onStaging() error {
+	path, flags := s.m.Root.Staging, unix.MOVE_MOUNT_F_EMPTY_PATH
+	if s.m.UserNamespace {
+		path, flags = "", flags|unix.MOVE_MOUNT_T_EMPTY_PATH
 	}
-	return nil
+	return wrap("attach the root to", s.m.Root.Staging, unix.MoveMount(s.root, "", unix.AT_FDCWD, path, flags))
 }
 
 // makeParentPrivate makes the mount that path is on private.

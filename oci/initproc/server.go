@@ -1,6 +1,8 @@
 package initproc
 
 import (
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -25,29 +27,37 @@ type server struct {
 	rights  [256]byte
 	told    *uint32 // shared with the forks: the number of the last one that the parent was told of
 	forks   uint32
+	// proc is a private procfs that the forks use too. It is of the server's PID namespace, in which they are
+	// themselves; in a user namespace of their own they need one that belongs to it.
+	proc int
 }
 
 const (
 	serverSocket = initmsg.ServerFloor
 	serverPIDNS  = initmsg.ServerFloor + 1 // the server's own PID namespace
+	serverProc   = initmsg.ServerFloor + 2
 )
 
 // serve returns nil in each fork, and in the server only an error.
 func (s *setup) serve() error {
 	s.stage = "server"
-	sv := new(server)
+	sv := &server{proc: -1}
 	ns, err := unix.Open("/proc/self/ns/pid", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return wrap("open", "/proc/self/ns/pid", err)
 	}
-	for _, fd := range [][2]int{{s.sync, serverSocket}, {ns, serverPIDNS}} {
+	proc, err := newProc()
+	if err != nil {
+		return err
+	}
+	for _, fd := range [][2]int{{s.sync, serverSocket}, {ns, serverPIDNS}, {proc, serverProc}} {
 		if err := unix.Dup3(fd[0], fd[1], unix.O_CLOEXEC); err != nil {
 			return wrap("dup", itoa(fd[0]), err)
 		}
 	}
 	s.sync = serverSocket
 	// The files of a request get the lowest free numbers, which are those that the init expects them at.
-	if err := closeExcept(0, []int{serverSocket, serverPIDNS}); err != nil {
+	if err := closeExcept(0, []int{serverSocket, serverPIDNS, serverProc}); err != nil {
 		return err
 	}
 	page, err := unix.Mmap(-1, 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
@@ -56,6 +66,10 @@ func (s *setup) serve() error {
 	}
 	sv.told = (*uint32)(unsafe.Pointer(&page[0]))
 	unix.Umask(s.umask)
+	// The forks find nothing ignored or blocked then.
+	if err := resetSignals(); err != nil {
+		return err
+	}
 	if err := setName("cri-shim-init"); err != nil {
 		return err
 	}
@@ -68,6 +82,9 @@ func (s *setup) serve() error {
 		syscall.Exit(0)
 	}
 	prove()
+	if err := dropProgram(); err != nil {
+		return err
+	}
 	if sv.reply(unix.Getpid(), 0) != 0 {
 		syscall.Exit(1)
 	}
@@ -86,7 +103,7 @@ func (sv *server) loop() error {
 		if r.Files > 0 {
 			pid, errno = sv.fork(&r)
 			if pid == 0 && errno == 0 {
-				return closeExcept(r.Files, nil)
+				return sv.forked(&r)
 			}
 		} else {
 			errno = unix.EINVAL
@@ -102,6 +119,15 @@ func (sv *server) loop() error {
 		}
 		unix.RawSyscall(unix.SYS_CLOSE_RANGE, 0, serverSocket-1, 0)
 	}
+}
+
+// forked closes what is not the fork's.
+func (sv *server) forked(r *initmsg.ForkRequest) error {
+	if r.CloneFlags&unix.CLONE_NEWUSER != 0 {
+		return closeExcept(r.Files, nil)
+	}
+	sv.proc = serverProc
+	return closeExcept(r.Files, []int{serverProc})
 }
 
 func (sv *server) fork(r *initmsg.ForkRequest) (int, unix.Errno) {
@@ -188,6 +214,40 @@ func prove() {
 }
 
 var proof []byte
+
+// dropProgram lets go of the pages of the program that the start has touched, and the server mostly does not: they stay
+// in the file, whence forks take theirs anyway (mmap'd files are not copied by fork(2)).
+func dropProgram() error {
+	fd, err := openIn(serverProc, "self/maps", unix.O_RDONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return wrap("open", "maps", err)
+	}
+	defer unix.Close(fd)
+	maps, err := readAll(fd)
+	if err != nil {
+		return wrap("read", "maps", err)
+	}
+	for line := range strings.SplitSeq(string(maps), "\n") {
+		// "00401000-004c3000 r-xp 00001000 00:01 1029  /memfd:cri-shim-init (deleted)"
+		f := strings.Fields(line)
+		if len(f) < 6 || f[1][1] != '-' || f[5][0] != '/' {
+			continue // written to, or not of a file
+		}
+		from, to, _ := strings.Cut(f[0], "-")
+		start, err := strconv.ParseUint(from, 16, 64)
+		if err != nil {
+			return wrap("parse", "maps", err)
+		}
+		end, err := strconv.ParseUint(to, 16, 64)
+		if err != nil {
+			return wrap("parse", "maps", err)
+		}
+		if _, _, e := unix.RawSyscall(unix.SYS_MADVISE, uintptr(start), uintptr(end-start), unix.MADV_DONTNEED); e != 0 {
+			return wrap("madvise", "", e)
+		}
+	}
+	return nil
+}
 
 // cloneArgs is struct clone_args of clone3(2).
 type cloneArgs struct {

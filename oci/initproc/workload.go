@@ -144,8 +144,10 @@ func (s *setup) start(name string, env []string) error {
 	if err := s.executing(); err != nil {
 		return err
 	}
-	if err := resetSignals(); err != nil {
-		return err
+	if s.server == nil { // which has done it for its forks
+		if err := resetSignals(); err != nil {
+			return err
+		}
 	}
 	if p.NoNewPrivs {
 		// As late as possible: whatever is called after this has to be in

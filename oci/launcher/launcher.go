@@ -25,6 +25,11 @@ type Process struct {
 	CloneFlags   uint64
 	Cgroup       *os.File // cgroup v2 directory to be cloned into, or nil
 	PIDNamespace *os.File // pidfd or namespace file whose PID namespace is joined, or nil
+	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
+	UserNamespace, TimeNamespace *os.File
+	Host                         sys.HostSetup
+	// Affinity are the CPUs to start on, as words of a mask; empty leaves them.
+	Affinity []uint64
 	// Server starts the init, or nil.
 	Server *Server
 }
@@ -49,6 +54,7 @@ func Start(p Process) (*Child, error) {
 	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
 	})
 	if err != nil {
 		r.Close()

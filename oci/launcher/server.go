@@ -14,6 +14,9 @@ import (
 // Server forks inits from one that is already started (see initproc's server). Without it, or where it cannot
 // serve, each is started anew. The zero value does that; Warm starts the server.
 type Server struct {
+	// Lost is called, in a goroutine of its own, when a server is found to have ended. It may be nil.
+	Lost func()
+
 	mu   sync.Mutex
 	conn *sys.Caller // nil without a server
 }
@@ -123,10 +126,16 @@ func reply(conn *sys.Caller) (int, error) {
 	return int(r.PID), err
 }
 
+// forkable says whether a server could start it: what is left to sys.Spawn is done on a thread before the clone, or
+// needs the parent's hand right after it.
+func forkable(a sys.SpawnAttr) bool {
+	return a.CloneFlags&sys.CloneNewUser == 0 && a.UserNamespace == nil && a.TimeNamespace == nil && len(a.Affinity) == 0
+}
+
 // spawn is sys.Spawn of an init, by the server where it can. The caller keeps its children from being reaped meanwhile.
 func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 	r := initmsg.ForkRequest{CloneFlags: a.CloneFlags, Files: len(a.Files), Cgroup: a.Cgroup != nil, PIDNamespace: a.PIDNamespace != nil}
-	if s == nil || r.Descriptors() > initmsg.ServerFloor {
+	if s == nil || r.Descriptors() > initmsg.ServerFloor || !forkable(a) {
 		return sys.Spawn(a)
 	}
 	s.mu.Lock()
@@ -163,4 +172,7 @@ func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 func (s *Server) drop() {
 	s.conn.Close()
 	s.conn = nil
+	if s.Lost != nil {
+		go s.Lost()
+	}
 }

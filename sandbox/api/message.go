@@ -41,6 +41,9 @@ const (
 	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
 	// did not start it: its own has died.
 	RolePIDNamespace Role = "pid-namespace"
+	// RoleUserNamespace and RoleTimeNamespace are namespaces to be entered before the clone.
+	RoleUserNamespace Role = "user-namespace"
+	RoleTimeNamespace Role = "time-namespace"
 )
 
 // Request is a frame from the daemon. Seq is not 0 and names the reply.
@@ -84,6 +87,25 @@ type Launch struct {
 	// KillGroup are cgroup directories whose processes are killed when the process has ended:
 	// for a container without a PID namespace of its own. On cgroup v2 the one directory.
 	KillGroup []string `json:"kill_group,omitempty"`
+	// Affinity are the CPUs to start on, as words of a mask.
+	Affinity []uint64 `json:"affinity,omitempty"`
+	// Host is done with the node's rights before RoleUserNamespace is entered; nil without one.
+	Host *HostSetup `json:"host,omitempty"`
+}
+
+// HostSetup is what a process in a user namespace cannot do for itself.
+type HostSetup struct {
+	CgroupTasks []string `json:"cgroup_tasks,omitempty"` // cgroup v1 files to be moved by
+	Dir         string   `json:"dir,omitempty"`          // working directory
+	StdioUID    *uint32  `json:"stdio_uid,omitempty"`    // owner of its pipes, as on the node
+	OOMScoreAdj *int32   `json:"oom_score_adj,omitempty"`
+	Rlimits     []Rlimit `json:"rlimits,omitempty"` // raised where they are below
+}
+
+// Rlimit is a hard limit by its RLIMIT_… number.
+type Rlimit struct {
+	Resource uint32 `json:"resource"`
+	Hard     uint64 `json:"hard"`
 }
 
 // Reply is a frame from the supervisor: an answer, or an event with Seq 0. Seq 0 with Err is the

@@ -16,7 +16,8 @@ import (
 
 // files are the descriptors beside a launch, by role.
 type files struct {
-	message, cgroup, log, pidns    *os.File
+	message, cgroup, log           *os.File
+	pidns, userns, timens          *os.File
 	stdin, stdout, stderr, console *os.File
 	session                        *os.File
 	extra                          []*os.File
@@ -31,6 +32,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
 		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
+		api.RoleUserNamespace: &fs.userns, api.RoleTimeNamespace: &fs.timens,
 	}
 	for i, role := range roles {
 		slot := single[role]
@@ -162,6 +164,8 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*l
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
+		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
+		Affinity: p.launch.Affinity,
 	}
 	switch {
 	case io.consoleChild != nil:
@@ -201,6 +205,17 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*l
 	s.processes[p.id] = p
 	s.byPID[p.pid] = p
 	return child, nil
+}
+
+func hostSetup(h *api.HostSetup) (out sys.HostSetup) {
+	if h == nil {
+		return out
+	}
+	for _, l := range h.Rlimits {
+		out.Rlimits = append(out.Rlimits, sys.Rlimit(l))
+	}
+	out.CgroupTasks, out.Dir, out.StdioUID, out.OOMScoreAdj = h.CgroupTasks, h.Dir, h.StdioUID, h.OOMScoreAdj
+	return out
 }
 
 // apiError is what the launcher says went wrong, for the daemon.

@@ -67,6 +67,7 @@ func Run(cfg Config) error {
 	signal.Notify(children, syscall.SIGCHLD)
 	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGPIPE)
 	go s.accept()
+	s.inits.Lost = s.warm
 	go s.warm()
 	for {
 		select {

@@ -24,7 +24,11 @@ func run() error {
 	root := flag.String("root", "", "directory to keep everything in (default: a temporary one)")
 	auth := flag.String("auth", "", "authentication: basic, bearer, or empty for none")
 	user := flag.String("user", "", "USER:PASSWORD, with --auth")
-	add := flag.String("add", "", "push a one-layer image first: REPO:TAG=DIRECTORY")
+	var add []string
+	flag.Func("add", "push a one-layer image first: `REPO:TAG=DIRECTORY`; may stand several times", func(v string) error {
+		add = append(add, v)
+		return nil
+	})
 	busybox := flag.String("busybox", "", "push an image of this machine's static busybox first: REPO:TAG")
 	web := flag.String("web", "", "push an image of a web server on port 8080 first: REPO:TAG")
 	flag.Parse()
@@ -34,9 +38,9 @@ func run() error {
 		return err
 	}
 	defer s.Close()
-	if *add != "" {
-		if err := push(s, *add); err != nil {
-			return fmt.Errorf("add %s: %w", *add, err)
+	for _, spec := range add {
+		if err := push(s, spec); err != nil {
+			return fmt.Errorf("add %s: %w", spec, err)
 		}
 	}
 	for ref, push := range map[string]func(repo, tag string) (registry.Pushed, error){*busybox: s.AddBusybox, *web: s.AddWeb} {

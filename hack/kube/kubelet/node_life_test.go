@@ -1,0 +1,204 @@
+package kubelet
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestLogs(t *testing.T) {
+	t.Parallel()
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "i=0; while :; do echo line $i; i=$((i+1)); sleep 0.2; done")
+	}))
+	p.ready(t)
+	r, err := client.Get(secure + "/containerLogs/default/" + p.fullName() + "/main?follow=true&tailLines=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		t.Fatal(r.Status)
+	}
+	var lines int
+	buffer := make([]byte, 64)
+	for lines < 5 {
+		n, err := r.Body.Read(buffer)
+		if err != nil {
+			t.Fatalf("following the log: %d lines, %v", lines, err)
+		}
+		lines += strings.Count(string(buffer[:n]), "\n")
+	}
+}
+
+func TestLogRotation(t *testing.T) {
+	t.Parallel()
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "i=0; while [ $i -lt 6000 ]; do echo this is line number $i of many; i=$((i+1)); done; while :; do echo after; sleep 0.1; done")
+	}))
+	p.ready(t)
+	machine.eventually(t, "the log is rotated and written on", func() error {
+		files, err := filepath.Glob(machine.path("pod-logs", "default_"+p.fullName()+"_*", "main", "*"))
+		if err != nil || len(files) < 2 {
+			return fmt.Errorf("log files %v, %v", files, err)
+		}
+		text, err := os.ReadFile(filepath.Join(filepath.Dir(files[0]), "0.log"))
+		if err != nil {
+			return err
+		}
+		if contains(string(text), "line number 1 ") || !contains(string(text), "after") {
+			return fmt.Errorf("the newest log has %d bytes", len(text))
+		}
+		return nil
+	})
+}
+
+func TestStatsSummary(t *testing.T) {
+	t.Parallel()
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+		s.Containers[0] = container("main", "dd if=/dev/zero of=/v/f bs=1M count=4; dd if=/dev/zero of=/f bs=1M count=3; while :; do :; done")
+		s.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+	}))
+	p.ready(t)
+	machine.eventually(t, "the summary has the pod's use of everything", func() error {
+		text, err := get(secure + "/stats/summary")
+		if err != nil {
+			return err
+		}
+		var summary struct {
+			Pods []struct {
+				PodRef     struct{ Name string }
+				Network    *struct{ RxBytes *uint64 }
+				CPU        *struct{ UsageNanoCores, UsageCoreNanoSeconds *uint64 }
+				Memory     *struct{ WorkingSetBytes *uint64 }
+				Containers []struct {
+					Name   string
+					CPU    *struct{ UsageNanoCores, UsageCoreNanoSeconds *uint64 }
+					Memory *struct{ WorkingSetBytes, UsageBytes *uint64 }
+					Rootfs *struct{ UsedBytes *uint64 }
+				}
+				ProcessStats *struct {
+					ProcessCount *uint64 `json:"process_count"`
+				} `json:"process_stats"`
+			}
+		}
+		if err := json.Unmarshal([]byte(text), &summary); err != nil {
+			return err
+		}
+		for _, s := range summary.Pods {
+			if s.PodRef.Name != p.fullName() {
+				continue
+			}
+			if len(s.Containers) != 1 {
+				return fmt.Errorf("containers %+v", s.Containers)
+			}
+			c := s.Containers[0]
+			switch {
+			case c.CPU == nil || c.CPU.UsageNanoCores == nil || *c.CPU.UsageNanoCores == 0:
+				return fmt.Errorf("cpu %+v", c.CPU)
+			case c.Memory == nil || c.Memory.WorkingSetBytes == nil || *c.Memory.WorkingSetBytes == 0:
+				return fmt.Errorf("memory %+v", c.Memory)
+			case c.Rootfs == nil || c.Rootfs.UsedBytes == nil || *c.Rootfs.UsedBytes < 3<<20:
+				return fmt.Errorf("rootfs %+v", c.Rootfs)
+			case s.CPU == nil || s.Memory == nil:
+				return fmt.Errorf("pod cpu %+v memory %+v", s.CPU, s.Memory)
+			}
+			return nil
+		}
+		return fmt.Errorf("no pod %s", p.fullName())
+	})
+}
+
+func TestImageCollection(t *testing.T) {
+	t.Parallel()
+	ref := machine.registry + "/kube/unused:1"
+	if _, err := machine.cri("pull", ref); err != nil {
+		t.Fatal(err)
+	}
+	// The kubelet looks every five minutes, and never before it has seen an image for imageMaximumGCAge.
+	err := machine.until("an image that nobody uses is collected", 8*time.Minute, func() error {
+		out, err := machine.cri("images", "-q", ref)
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("%s is still there", ref)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// beginMany creates pods that are at different stages when it returns.
+func beginMany(t *testing.T) (begun []*pod) {
+	for i := range 6 {
+		p := newPod(t, func(s *corev1.PodSpec) {
+			s.InitContainers = []corev1.Container{container("first", "sleep 1")}
+			s.Containers[0].ReadinessProbe = probe(corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"/bin/true"}}})
+		})
+		p.Name += fmt.Sprintf("-%d", i)
+		begun = append(begun, create(t, p))
+		time.Sleep(150 * time.Millisecond)
+	}
+	return begun
+}
+
+// TestRestarts comes before the parallel tests, and changes what pods run on: those must not notice.
+func TestRestarts(t *testing.T) {
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "i=0; while :; do echo count $i; i=$((i+1)); sleep 0.1; done")
+	}))
+	before := p.ready(t)
+	same := func(t *testing.T) {
+		t.Helper()
+		after := p.ready(t)
+		if a, b := before.Status.ContainerStatuses[0], after.Status.ContainerStatuses[0]; a.ContainerID != b.ContainerID || b.RestartCount != 0 {
+			t.Errorf("container %s (%d restarts); want %s to live on", b.ContainerID, b.RestartCount, a.ContainerID)
+		}
+	}
+	t.Run("kubelet", func(t *testing.T) {
+		if err := machine.kubelet.stop(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.startKubelet(); err != nil {
+			t.Fatal(err)
+		}
+		same(t)
+	})
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		t.Run("daemon by "+sig.String(), func(t *testing.T) {
+			begun := beginMany(t)
+			if err := machine.daemon.stop(sig); err != nil {
+				t.Fatal(err)
+			}
+			if err := machine.startDaemon(); err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range begun {
+				p.ready(t)
+			}
+			same(t)
+		})
+	}
+	after := create(t, func() *corev1.Pod { n := newPod(t, nil); n.Name += "-after"; return n }())
+	after.ready(t)
+	log, err := p.logs("main", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := 0
+	for line := range strings.Lines(log) {
+		if want := fmt.Sprintf("count %d\n", next); line != want {
+			t.Fatalf("the log has %q; want %q", line, want)
+		}
+		next++
+	}
+}

@@ -1,0 +1,42 @@
+package initproc
+
+import (
+	"os"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/internal/initmsg"
+)
+
+// TestForkWaitsUntilItIsKnown: no workload is executed that the parent was not told of.
+func TestForkWaitsUntilItIsKnown(t *testing.T) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer w.Close()
+	told := new(uint32)
+	s := newSetup(&server{told: told, forks: 1, proc: -1})
+	s.sync = int(w.Fd())
+	done := make(chan error, 1)
+	go func() { done <- s.executing() }()
+	select {
+	case err := <-done:
+		t.Fatalf("executing = %v before the parent was told", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	atomic.StoreUint32(told, 1)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 512)
+	n, err := r.Read(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep, _, err := initmsg.DecodeReport(buf[:n]); err != nil || rep == nil || rep.Kind != initmsg.KindExecute {
+		t.Errorf("report = %v, %v; want the one of execution", rep, err)
+	}
+}
