@@ -65,7 +65,7 @@ func (n *node) gone() error {
 // Lines of the kubelet that blame the runtime, and those that a restart of the daemon explains.
 var (
 	blame     = regexp.MustCompile(`(?i)rpc error|PLEG is not healthy|runtime service failed|image service failed|FailedCreatePodSandBox|FailedKillPod|CreateContainerError|RunContainerError|KillContainerError|RuntimeNotReady`)
-	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled`)
+	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled|error reading from server: EOF|connection refused`)
 )
 
 // blames fails when the kubelet saw an error of the runtime.
