@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "cri-shim-supervisor":
 		err := supervisor.Run(supervisor.Config{
-			Listener: os.NewFile(3, "listener"), Init: os.NewFile(4, "init"),
+			Listener: os.NewFile(3, "listener"), Init: os.NewFile(4, "init"), InitID: os.Args[1],
 			Release: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
 		if err != nil {
@@ -89,6 +90,7 @@ type host struct {
 	operation  time.Duration
 	// perSupervisor is how many pods share one.
 	perSupervisor int
+	programs      Programs      // those that are set are not the test binary
 	quiet         bool          // what is expected to go wrong is not logged
 	holdLayers    chan struct{} // the walk of a layer waits for it
 }
@@ -116,7 +118,7 @@ func (h *host) manager() *Manager {
 	}
 	m, err := New(context.Background(), Config{
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
-		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
+		Programs: Programs{Supervisor: exe, Init: cmp.Or(h.programs.Init, exe), InitID: cmp.Or(h.programs.InitID, "one")}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
 		Network: h, Images: h, Runtime: h, Meter: meter{h}, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),

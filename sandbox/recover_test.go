@@ -434,3 +434,29 @@ func TestExitNotRecorded(t *testing.T) {
 		t.Errorf("container after a restart = %+v, %v; want exit code 137", c, err)
 	}
 }
+
+// TestOlderSupervisor: an init reads the messages of its own build alone, so a daemon brings its own to the
+// supervisors of the daemon before an upgrade.
+func TestOlderSupervisor(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	m.crash()
+	no, err := os.Open("/bin/false")
+	must(t, err)
+	defer no.Close()
+	h.programs = Programs{Init: no, InitID: "two"}
+	m2 := h.manager()
+	if _, err := m2.ExecSync(t.Context(), id, []string{"true"}, 10*time.Second); err == nil {
+		t.Error("an exec used the supervisor's own init; want the daemon's")
+	}
+	m2.crash()
+	h.programs = Programs{InitID: "three"}
+	m3 := h.manager()
+	if _, err := m3.ExecSync(t.Context(), id, []string{"true"}, 10*time.Second); err != nil {
+		t.Errorf("exec through an older supervisor: %v", err)
+	}
+	second, err := m3.CreateContainer(t.Context(), pod, containerConfig("second"))
+	must(t, err)
+	must(t, m3.StartContainer(t.Context(), second))
+}

@@ -156,6 +156,10 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
+	initID, err := payload.ID(initProgram)
+	if err != nil {
+		return nil, err
+	}
 	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
@@ -164,7 +168,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Root:              cfg.Root,
 		State:             cfg.State,
 		NetnsDir:          cfg.NetnsDir,
-		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram},
+		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram, InitID: initID},
 		SupervisorProcs:   procs,
 		PodsPerSupervisor: cfg.PodsPerSupervisor,
 		OperationTimeout:  operationTimeout,
