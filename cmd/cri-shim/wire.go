@@ -111,13 +111,13 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
+		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     handlers(cfg, handler(p.store, log)),
+		Handlers:     handlers(cfg, handler(p.store, log), runtime.foreign),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
@@ -126,14 +126,15 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	}}, nil
 }
 
-// handlers are the built-in runtime's names.
-func handlers(cfg *config.Config, builtin cri.Handler) []cri.Handler {
+// handlers are the built-in runtime's names, and the other runtimes.
+func handlers(cfg *config.Config, builtin cri.Handler, others *foreignRuntimes) []cri.Handler {
+	userns := builtin.UserNamespaces
 	out := []cri.Handler{builtin}
 	for _, name := range cfg.BuiltinHandlers {
 		builtin.Name = name
 		out = append(out, builtin)
 	}
-	return out
+	return append(out, others.handlers(userns)...)
 }
 
 // handler is the built-in runtime, with what this kernel and the file system of the images allow.
@@ -180,8 +181,8 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
-		Meter:             podMeter{runtime.oci},
-		Limits:            podLimits{runtime.oci},
+		Meter:             podMeter{runtime.oci, runtime.foreign},
+		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Log:               log,
 	})
 }
@@ -307,6 +308,7 @@ func badRecords(in []sandbox.BadRecord) []string {
 type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
+	foreign *foreignRuntimes
 	sysctls map[string]string
 	levels  *podLevels
 }
