@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -111,7 +109,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
+		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
@@ -258,36 +256,6 @@ func (p *parts) close() error {
 	return errors.Join(errs...)
 }
 
-// info is what a verbose Status tells beyond the CRI's fields.
-func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]any {
-	return func() map[string]any {
-		file, name, plugins := p.networks.Loaded()
-		cidrs, err := p.manager.PodCIDRs()
-		if err != nil {
-			cidrs = err.Error()
-		}
-		return map[string]any{
-			"podCIDR": cidrs,
-			"config":  configByKey(cfg),
-			"commit":  version.Commit(),
-			"cgroups": p.groups.Mode().String(),
-			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
-			"problems": slices.Concat(
-				runtime.problems(), texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
-		}
-	}
-}
-
-// configByKey has the configuration under the keys of its file.
-func configByKey(cfg *config.Config) map[string]any {
-	v := reflect.ValueOf(*cfg)
-	out := make(map[string]any, v.NumField())
-	for i := range v.NumField() {
-		out[v.Type().Field(i).Tag.Get("toml")] = v.Field(i).Interface()
-	}
-	return out
-}
-
 func texts[T any](in []T) []string {
 	out := make([]string, 0, len(in))
 	for _, v := range in {
@@ -309,6 +277,7 @@ type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
 	foreign *foreignRuntimes
+	specs   *specStore
 	sysctls map[string]string
 	levels  *podLevels
 }
