@@ -72,22 +72,24 @@ func scriptInit() {
 // host is a node on which everything is counted. What is in live was acquired and not
 // given back; fail names what does its work and then errs, once.
 type host struct {
-	t          *testing.T
-	dir        string
-	mu         sync.Mutex
-	live       map[string]bool
-	fail       string
-	hang       chan struct{} // network setup waits for it
-	hanging    chan struct{} // and says so here
-	limits     fakeLimits
-	script     string
-	initScript string // of pod inits
-	images     map[string]*Image
-	current    *Manager
-	managers   int
-	die        func() // called instead of failing
-	onCheck    func() // called once by Check
-	operation  time.Duration
+	t       *testing.T
+	dir     string
+	mu      sync.Mutex
+	live    map[string]bool
+	fail    string
+	hang    chan struct{} // network setup waits for it
+	hanging chan struct{} // and says so here
+	// hangTeardown: network teardown waits for it.
+	hangTeardown chan struct{}
+	limits       fakeLimits
+	script       string
+	initScript   string // of pod inits
+	images       map[string]*Image
+	current      *Manager
+	managers     int
+	die          func() // called instead of failing
+	onCheck      func() // called once by Check
+	operation    time.Duration
 	// perSupervisor is how many pods share one.
 	perSupervisor int
 	programs      Programs      // those that are set are not the test binary
@@ -203,7 +205,14 @@ func (h *host) Setup(ctx context.Context, p *Pod) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, h.do("setup", "net "+p.ID)
 }
 
-func (h *host) Teardown(_ context.Context, p *Pod) error {
+func (h *host) Teardown(ctx context.Context, p *Pod) error {
+	if h.hangTeardown != nil {
+		select {
+		case <-h.hangTeardown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	h.undo("net " + p.ID)
 	return h.step("teardown")
 }

@@ -460,3 +460,29 @@ func TestOlderSupervisor(t *testing.T) {
 	must(t, err)
 	must(t, m3.StartContainer(t.Context(), second))
 }
+
+// TestStartPastAHangingPlugin: what cannot be put in order at once does not keep a daemon from its other pods.
+func TestStartPastAHangingPlugin(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	arrived := make(chan struct{})
+	h.mu.Lock()
+	h.fail, h.die = "hosts", func() { close(arrived); select {} }
+	h.mu.Unlock()
+	go m.RunPod(context.Background(), podConfig("interrupted"))
+	<-arrived
+	m.crash()
+	h.mu.Lock()
+	h.die = nil
+	h.mu.Unlock()
+	h.hangTeardown = make(chan struct{})
+	m2 := h.manager()
+	if left := m2.recorded(); len(left) != 1 || left[0].Config.Metadata.Name != "interrupted" {
+		t.Errorf("recorded are %+v; want the pod whose teardown hangs", left)
+	}
+	other, err := m2.RunPod(t.Context(), podConfig("other"))
+	must(t, err)
+	close(h.hangTeardown)
+	eventually(t, "the interrupted pod is undone", func() bool { return len(m2.recorded()) == 1 })
+	must(t, m2.RemovePod(t.Context(), other))
+}
