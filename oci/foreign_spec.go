@@ -24,6 +24,10 @@ type Specified struct {
 // to be put beside it. A pod has no container of its own here, so each is to be a sandbox of its own.
 const containerType = "io.kubernetes.cri.container-type"
 
+// specVersion is what a specification for another runtime says it follows. A field of a later version is ignored by a
+// runtime that does not know it, but some (crun 1.8) refuse the version's number.
+const specVersion = "1.0.2"
+
 // Specify makes the specification of a container for another runtime, which makes everything else itself. p.RootPath and
 // what p.ImageVolume gives must be paths that it can see.
 func (r *Runtime) Specify(ctx context.Context, p Params) (*Specified, error) {
@@ -39,6 +43,7 @@ func (r *Runtime) specify(ctx context.Context, p Params) (*Specified, error) {
 	if err != nil {
 		return nil, err
 	}
+	b.Spec.Version = specVersion
 	delete(b.Spec.Annotations, containerType)
 	if err := r.relabel(ctx, b); err != nil {
 		return nil, err

@@ -62,24 +62,23 @@ func (s *Supervisor) create(p *process, io *stdio, fs files, called *pending) (s
 	defer leave()
 	console, err := f.listen(p)
 	if err != nil {
-		return nil, err
-	}
-	if console != nil {
-		defer console.Close()
+		return nil, &api.Error{Stage: "terminal", Text: err.Error()}
 	}
 	streams := &io.child
 	if console != nil {
 		streams = nil
 	}
-	if err := f.run(f.command(p), streams, io.stderr); err != nil {
-		f.undo()
-		return nil, err
+	err = f.run(f.command(p, console), streams, io.stderr)
+	if err == nil {
+		err = f.adopt(p, fs)
 	}
-	if err := f.adopt(p, fs); err != nil {
+	if err != nil {
+		console.close()
 		f.undo()
 		return nil, err
 	}
 	return func() error {
+		defer console.close()
 		if err := f.settle(p, io, fs, console); err != nil {
 			p.signal(int(syscall.SIGKILL))
 			io.closeAll()
@@ -141,27 +140,47 @@ func (f *foreign) linkNamespace(target *os.File) (*os.File, error) {
 	return ns, nil
 }
 
+// consoleSocket is where a runtime sends a terminal.
+type consoleSocket struct{ listener, dir *os.File }
+
+func (c *consoleSocket) close() {
+	if c != nil {
+		c.listener.Close()
+		c.dir.Close()
+	}
+}
+
+// path is short, as a socket's address has 108 bytes, and does not depend on the working directory, which runtimes change.
+func (c *consoleSocket) path() string {
+	return fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), c.dir.Fd(), foreignConsole)
+}
+
 // listen makes the socket that gets the terminal; nil without one.
-func (f *foreign) listen(p *process) (*os.File, error) {
+func (f *foreign) listen(p *process) (*consoleSocket, error) {
 	if !p.launch.Terminal {
 		return nil, nil
 	}
+	dir, err := os.Open(f.Dir)
+	if err != nil {
+		return nil, err
+	}
 	l, err := sys.ListenStream(filepath.Join(f.Dir, foreignConsole))
 	if err != nil {
-		return nil, &api.Error{Stage: "terminal", Text: err.Error()}
+		dir.Close()
+		return nil, err
 	}
-	return l, nil
+	return &consoleSocket{l, dir}, nil
 }
 
-// command is what makes the process. The socket's path is relative to Dir, for an address has 108 bytes.
-func (f *foreign) command(p *process) []string {
+// command is what makes the process.
+func (f *foreign) command(p *process, console *consoleSocket) []string {
 	c := []string{"create", "--bundle", f.Bundle}
 	if f.Process != "" {
 		c = []string{"exec", "--detach", "--process", f.Process}
 	}
 	c = append(c, "--pid-file", filepath.Join(f.Dir, foreignPID))
-	if p.launch.Terminal {
-		c = append(c, "--console-socket", foreignConsole)
+	if console != nil {
+		c = append(c, "--console-socket", console.path())
 	}
 	return append(c, f.ID)
 }
@@ -316,9 +335,9 @@ func (f *foreign) pid() (int, error) {
 }
 
 // settle takes the terminal and starts the container. An exec runs already.
-func (f *foreign) settle(p *process, io *stdio, fs files, console *os.File) error {
+func (f *foreign) settle(p *process, io *stdio, fs files, console *consoleSocket) error {
 	if console != nil {
-		master, err := f.terminal(console)
+		master, err := f.terminal(console.listener)
 		if err != nil {
 			return &api.Error{Stage: "terminal", Text: err.Error()}
 		}
