@@ -546,7 +546,7 @@ func TestInterceptor(t *testing.T) {
 	}{
 		{func() {}, map[string]any{"level": "INFO", "op": "RunPodSandbox", "name": "default/web-0", "pod": r.pods[0].ID}},
 		{func() { c.StopPodSandbox(t.Context(), &pb.StopPodSandboxRequest{PodSandboxId: "p"}) },
-			map[string]any{"level": "WARN", "op": "StopPodSandbox", "pod": "p", "code": "Aborted", "err": "busy"}},
+			map[string]any{"level": "WARN", "op": "StopPodSandbox", "pod": "p", "code": "Aborted", "err": "stop pod sandbox: busy"}},
 		{func() { c.ContainerStatus(t.Context(), &pb.ContainerStatusRequest{ContainerId: "x"}) },
 			map[string]any{"level": "DEBUG", "op": "ContainerStatus", "ctr": "x", "code": "NotFound"}},
 		{func() { c.ListPodSandbox(t.Context(), &pb.ListPodSandboxRequest{}) }, map[string]any{"level": "DEBUG", "op": "ListPodSandbox"}},
