@@ -64,3 +64,9 @@ func infoToProto(values map[string]any) (map[string]string, error) {
 	}
 	return info, nil
 }
+
+// detailsToProto is infoToProto for an object's status: one value with the key that containerd has, as scripts read
+// .info.pid from what crictl inspect prints.
+func detailsToProto(values map[string]any) (map[string]string, error) {
+	return infoToProto(map[string]any{"info": values})
+}

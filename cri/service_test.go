@@ -70,7 +70,7 @@ func TestPodLife(t *testing.T) {
 	if d := cmp.Diff(want, st.Status, protocmp.Transform()); d != "" {
 		t.Errorf("PodSandboxStatus (-want +got):\n%s", d)
 	}
-	if got := st.Info["netns"]; got != `"/run/netns/00a0"` {
+	if got := st.Info["info"]; got != `{"netns":"/run/netns/00a0"}` {
 		t.Errorf("info netns = %s; want JSON", got)
 	}
 
@@ -403,7 +403,7 @@ func TestImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &pb.Image{Id: pull.ImageRef, RepoTags: []string{"example.org/a:1"}, Size: 10, Uid: &pb.Int64Value{Value: 1000}, Spec: &pb.ImageSpec{Image: pull.ImageRef}}
-	if d := cmp.Diff(want, st.Image, protocmp.Transform()); d != "" || st.Info["config"] != `{"User":"1000"}` {
+	if d := cmp.Diff(want, st.Image, protocmp.Transform()); d != "" || st.Info["info"] != `{"config":{"User":"1000"}}` {
 		t.Errorf("ImageStatus info %v (-want +got):\n%s", st.Info, d)
 	}
 	for filter, n := range map[*pb.ImageFilter]int{nil: 1, {}: 1, {Image: &pb.ImageSpec{}}: 1, {Image: spec}: 1, {Image: &pb.ImageSpec{Image: "b"}}: 0} {
