@@ -24,7 +24,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-oci, which is called as runc is
-	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
+	$(GOBUILD) -tags payload,nri_no_wasm -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 
 # The programs that cri-shim embeds.

@@ -331,12 +331,12 @@ func connect(t testing.TB, o Options) *grpc.ClientConn {
 	return conn
 }
 
-func (f *fakeRuntime) CheckpointContainer(_ context.Context, id, archive string, timeout time.Duration) error {
-	f.checkpointed = append(f.checkpointed, fmt.Sprint(id, " ", archive, " ", timeout))
+func (r *fakeRuntime) CheckpointContainer(_ context.Context, id, archive string, timeout time.Duration) error {
+	r.checkpointed = append(r.checkpointed, fmt.Sprint(id, " ", archive, " ", timeout))
 	return nil
 }
 
-func (f *fakeRuntime) CheckpointPod(_ context.Context, id, dir string, containers []string) error {
-	f.checkpointed = append(f.checkpointed, fmt.Sprint(id, " ", dir, " ", containers))
+func (r *fakeRuntime) CheckpointPod(_ context.Context, id, dir string, containers []string) error {
+	r.checkpointed = append(r.checkpointed, fmt.Sprint(id, " ", dir, " ", containers))
 	return nil
 }

@@ -33,6 +33,7 @@ var allowed = map[string][]string{
 	"sandbox":                 {".", "sandbox/api"},
 	"sandbox/api":             {},
 	"sandbox/supervisor":      {".", "sandbox/api", "oci"},
+	"nri":                     {"sandbox"},
 	"cni":                     {"."},
 	"oci":                     {"."},
 	"oci/initproc":            {"."},

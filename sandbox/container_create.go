@@ -84,6 +84,8 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		err = errors.Join(err, m.teardownContainer(ctx, c))
 	}()
 	var timeline []Stage
+	release := func() {}
+	defer func() { release() }()
 	for _, s := range []struct {
 		name string
 		do   func() error
@@ -91,7 +93,14 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
 		{"layer", func() error { return m.makeLayer(facts, c, img) }},
 		{"log", func() error { return makeLogDir(c.LogPath) }},
+		{"plugins", func() error {
+			release = m.holdPlugins()
+			return m.adjust(ctx, facts, c)
+		}},
 	} {
+		if s.name == "plugins" && m.cfg.Plugins == nil {
+			continue
+		}
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {
 			return "", err
 		}
@@ -101,6 +110,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		return "", err
 	}
 	m.tellContainer(EventCreated, c)
+	m.tellPlugins(ctx, PluginCreated, facts, m.facts(c))
 	return c.ID, nil
 }
 

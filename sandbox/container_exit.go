@@ -151,6 +151,7 @@ func (m *Manager) finish(c *ctr, facts func(*Container)) error {
 	}
 	if first {
 		m.tellEnd(c) // before anyone who waits for the end could remove it
+		m.tellPluginsOf(m.life, PluginStopContainer, c)
 		close(c.done)
 	}
 	return err

@@ -54,6 +54,10 @@ func (m *Manager) teardownContainer(ctx context.Context, c *ctr) error {
 	if err := os.Remove(m.exitFile(c.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
+	defer m.holdPlugins()()
+	if !c.CreatedAt.IsZero() {
+		m.tellPluginsOf(ctx, PluginRemove, c)
+	}
 	if err := m.ctrFiles.remove(c.ID); err != nil {
 		return err
 	}

@@ -58,7 +58,14 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 	}
 	defer func() { m.tellStart(c, err == nil) }()
 	timeline := facts.Timeline
-	pid, pidfd, user, err := m.execute(ctx, f, p, c, &timeline)
+	var (
+		pid   int
+		pidfd *os.File
+		user  *workload.User
+	)
+	if err = m.askPlugins(ctx, PluginStart, pod, facts); err == nil {
+		pid, pidfd, user, err = m.execute(ctx, f, p, c, &timeline)
+	}
 	if err != nil {
 		ctx, cancel := m.cleanup(ctx)
 		defer cancel()
@@ -77,6 +84,7 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 	if err != nil { // it runs; a restarted daemon learns the same from its supervisor
 		m.cfg.Log.Error("record a start", "ctr", c.ID, "err", err)
 	}
+	m.tellPluginsOf(ctx, PluginStarted, c)
 	return nil
 }
 

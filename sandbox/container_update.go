@@ -12,6 +12,11 @@ import (
 // UpdateContainer changes limits of a container that was not started yet or runs (CRI UpdateContainerResources). What is
 // zero stays as it is. A refused limit leaves the record as it was.
 func (m *Manager) UpdateContainer(ctx context.Context, id string, change *workload.Resources) error {
+	return m.updateContainerLimits(ctx, id, change, m.cfg.Plugins)
+}
+
+// updateContainerLimits asks plugins, if any, what they make of the change.
+func (m *Manager) updateContainerLimits(ctx context.Context, id string, change *workload.Resources, plugins Plugins) error {
 	c, err := m.container(id)
 	if err != nil {
 		return fmt.Errorf("update container: %w", err)
@@ -21,8 +26,20 @@ func (m *Manager) UpdateContainer(ctx context.Context, id string, change *worklo
 		return fmt.Errorf("update container %s: %w", c.ID, err)
 	}
 	defer free()
+	if plugins != nil {
+		p, err := m.pod(c.PodID)
+		if err == nil {
+			change, err = plugins.Update(ctx, m.snapshot(p), m.facts(c), change)
+		}
+		if err != nil {
+			return fmt.Errorf("update container %s: %w", c.ID, err)
+		}
+	}
 	if err := m.updateLimits(ctx, c, change); err != nil {
 		return fmt.Errorf("update container %s: %w", c.ID, err)
+	}
+	if plugins != nil {
+		m.tellPluginsOf(ctx, PluginUpdated, c)
 	}
 	return nil
 }

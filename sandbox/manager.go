@@ -37,6 +37,7 @@ type Config struct {
 	Meter             Meter
 	Limits            Limits
 	Checkpoints       Checkpoints // nil: none can be made
+	Plugins           Plugins     // nil: there are none
 	Log               *slog.Logger
 	// Failpoint, if set, is called after each named step has done its work; what it returns
 	// is the step's error. For tests.
@@ -74,6 +75,8 @@ type pod struct {
 	saving sync.Mutex
 	cpu    cpuRate
 	ended  bool // the event that it stopped has been told
+	// announced: plugins have been told of it; stopTold: that it was stopped.
+	announced, stopTold bool
 }
 
 // ctr is a container with what is not recorded.

@@ -30,6 +30,12 @@ func (m *Manager) RunPod(ctx context.Context, cfg *workload.Pod) (string, error)
 	return id, nil
 }
 
+// podStep is a step of RunPod.
+type podStep struct {
+	name string
+	do   func() error
+}
+
 // same finds the ready pod of the same metadata.
 func (m *Manager) same(cfg *workload.Pod) *Pod {
 	m.mu.Lock()
@@ -74,15 +80,23 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 		err = errors.Join(err, m.teardownPod(ctx, p))
 	}()
 	var timeline []Stage
-	steps := []struct {
-		name string
-		do   func() error
-	}{
+	steps := []podStep{
 		{"files", func() error { return m.makePodFiles(p) }},
 		{"namespaces", func() error { return m.makeNamespaces(p) }},
 		{"network", func() error { return m.attach(ctx, p) }},
 		{"hosts", func() error { return m.writeHosts(p) }},
 		{"pod init", func() error { return m.startPodInit(ctx, p) }},
+	}
+	if m.cfg.Plugins != nil {
+		release := func() {}
+		defer func() { release() }()
+		steps = append(steps, podStep{"plugins", func() error {
+			release = m.holdPlugins()
+			m.mu.Lock()
+			p.announced = true
+			m.mu.Unlock()
+			return m.askPlugins(ctx, PluginRunPod, m.snapshot(p), nil)
+		}})
 	}
 	for _, s := range steps {
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {

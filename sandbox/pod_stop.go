@@ -82,6 +82,13 @@ func (m *Manager) stopPod(ctx context.Context, p *pod) error {
 		m.recordStop(p, func(p *Pod) { p.Attached = false })
 	}
 	m.tellPodEnd(p)
+	m.mu.Lock()
+	tell := (p.announced || !p.ReadyAt.IsZero()) && !p.stopTold
+	p.stopTold = true
+	m.mu.Unlock()
+	if tell {
+		m.tellPlugins(ctx, PluginStopPod, facts, nil)
+	}
 	return m.removePodFiles(facts)
 }
 
@@ -151,6 +158,10 @@ func (m *Manager) teardownPod(ctx context.Context, p *pod) error {
 	}
 	if facts.Supervisor != "" {
 		m.pool.free(ctx, facts.Supervisor, p.ID)
+	}
+	defer m.holdPlugins()()
+	if p.announced || !p.ReadyAt.IsZero() {
+		m.tellPlugins(ctx, PluginRemovePod, facts, nil)
 	}
 	if err := m.podFiles.remove(p.ID); err != nil {
 		return err

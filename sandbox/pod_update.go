@@ -37,13 +37,18 @@ func (m *Manager) updatePodLimits(ctx context.Context, p *pod, overhead, resourc
 	if facts.State() != PodReady {
 		return fmt.Errorf("%w: the pod sandbox is %s", ErrState, facts.State())
 	}
+	wanted := *facts
+	wanted.Resources, wanted.Overhead = firstResources(resources, facts.Resources), firstResources(overhead, facts.Overhead)
+	if err := m.askPlugins(ctx, PluginUpdatePod, &wanted, nil); err != nil {
+		return err
+	}
 	if resources != nil {
 		resources = merge(firstResources(facts.Resources, facts.Config.Resources), resources, false)
 		if err := m.cfg.Limits.UpdatePod(ctx, facts, resources); err != nil {
 			return err
 		}
 	}
-	return m.updatePod(p, func(p *Pod) {
+	err := m.updatePod(p, func(p *Pod) {
 		if resources != nil {
 			p.Resources = resources
 		}
@@ -51,6 +56,10 @@ func (m *Manager) updatePodLimits(ctx context.Context, p *pod, overhead, resourc
 			p.Overhead = overhead
 		}
 	})
+	if err == nil {
+		m.tellPlugins(ctx, PluginPodUpdated, m.snapshot(p), nil)
+	}
+	return err
 }
 
 func firstResources(all ...*workload.Resources) *workload.Resources {

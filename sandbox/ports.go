@@ -95,6 +95,20 @@ type Checkpoints interface {
 	Save(ctx context.Context, p *Pod, c *Container, layer, work, archive string) error
 }
 
+// Plugins hear of pods and containers, and may change what they are to be (NRI). Every call is bounded: a plugin that does
+// not answer is left out.
+type Plugins interface {
+	// Hold keeps plugins that connect from being told of what there is, until release.
+	Hold() (release func())
+	// Tell tells of a step; c is nil where it is the pod's. The error is that of a plugin that refuses.
+	Tell(ctx context.Context, e PluginEvent, p *Pod, c *Container) error
+	// Create asks what a container is to be like: an adjustment that is recorded with it and is the Runtime's to apply, and
+	// limits; nil is no change.
+	Create(ctx context.Context, p *Pod, c *Container) (adjustment []byte, limits *workload.Resources, err error)
+	// Update returns what plugins make of a change of limits.
+	Update(ctx context.Context, p *Pod, c *Container, change *workload.Resources) (*workload.Resources, error)
+}
+
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root

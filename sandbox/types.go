@@ -72,7 +72,9 @@ type Container struct {
 	LogPath  string             `json:"log_path,omitempty"` // absolute
 	// Resources is what updates have made of Config.Resources; see Limits.
 	Resources *workload.Resources `json:"resources,omitempty"`
-	CreatedAt time.Time           `json:"created_at"`
+	// Adjustment is what plugins have made of it, see Plugins.Create.
+	Adjustment []byte    `json:"adjustment,omitempty"`
+	CreatedAt  time.Time `json:"created_at"`
 	// LaunchedAt is recorded before the process is made, StartedAt once it runs.
 	LaunchedAt time.Time `json:"launched_at,omitzero"`
 	StartedAt  time.Time `json:"started_at,omitzero"`

@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/internal/payload"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/version"
+	"github.com/cri-shim/cri-shim/nri"
 	"github.com/cri-shim/cri-shim/oci"
 	"github.com/cri-shim/cri-shim/oci/cgroup"
 	"github.com/cri-shim/cri-shim/oci/selinux"
@@ -40,6 +41,7 @@ type parts struct {
 	manager     *sandbox.Manager
 	streams     *cri.StreamServer
 	checkpoints podCheckpoints
+	plugins     *nri.Plugins // nil: NRI is off
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -97,8 +99,16 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	p.checkpoints = newPodCheckpoints(runtime, cfg.CRIUProgram)
+	if p.plugins, err = newPlugins(cfg, runtime, log); err != nil {
+		return nil, err
+	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
+	}
+	if p.plugins != nil {
+		if err := p.plugins.Start(p.manager); err != nil {
+			return nil, err
+		}
 	}
 	cri.LogStreams(log)
 	p.streams, err = cri.NewStreamServer(cri.StreamOptions{
@@ -166,7 +176,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
-	return sandbox.New(ctx, sandbox.Config{
+	c := sandbox.Config{
 		Root:              cfg.Root,
 		State:             cfg.State,
 		NetnsDir:          cfg.NetnsDir,
@@ -186,7 +196,11 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Checkpoints:       p.checkpoints,
 		Log:               log,
-	})
+	}
+	if p.plugins != nil { // else the interface would not be nil
+		c.Plugins = p.plugins
+	}
+	return sandbox.New(ctx, c)
 }
 
 func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*image.Store, error) {
@@ -247,6 +261,9 @@ func (p *parts) close() error {
 	}
 	if p.manager != nil {
 		p.manager.Close()
+	}
+	if p.plugins != nil {
+		p.plugins.Close()
 	}
 	if p.groups != nil {
 		errs = append(errs, p.groups.Close())

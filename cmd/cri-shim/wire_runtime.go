@@ -104,7 +104,10 @@ func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
 }
 
 // Check implements sandbox.Runtime.
-func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
+func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error { return r.check(p, c, nil) }
+
+// check also shows the specification to look, if any.
+func (r *podRuntime) check(p *sandbox.Pod, c *sandbox.Container, look func(*oci.Built) error) error {
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
@@ -122,6 +125,7 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 		return err
 	}
 	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil }
+	params.Edit = compose(params.Edit, look)
 	h, err := r.foreign.of(p)
 	if err != nil {
 		return err
@@ -210,7 +214,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	case workload.ModePod, workload.ModeTarget, "":
 		params.Namespaces.PID, params.Namespaces.PIDPath = oci.PIDJoin, joinedLater
 	}
-	params.Edit = r.edit(p, c, env.Root)
+	params.Edit = compose(r.edit(p, c, env.Root), func(b *oci.Built) error { return r.adjust(b, c) })
 	for at, dir := range env.Volumes {
 		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: dir})
 	}

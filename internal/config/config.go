@@ -49,6 +49,13 @@ type Config struct {
 
 	CRIUProgram string `toml:"criu_program" doc:"The criu program, by which containers are checkpointed; a name is looked for in $PATH. It is run when a checkpoint is asked for, and not before."`
 
+	NRIEnabled             string   `toml:"nri_enabled" doc:"Plugins of the Node Resource Interface, which hear of pods and containers and may change them: on, off, or auto, which is on where nri_plugin_dir exists when the daemon starts."`
+	NRISocket              string   `toml:"nri_socket" doc:"Unix socket that plugins connect to. Whoever may, has the rights of root on the node."`
+	NRIPluginDir           string   `toml:"nri_plugin_dir" doc:"Programs in it are run as plugins: two digits for the order, a dash, a name."`
+	NRIConfigDir           string   `toml:"nri_config_dir" doc:"Configurations of those plugins: NN-NAME.conf or NAME.conf."`
+	NRIRegistrationTimeout Duration `toml:"nri_registration_timeout" doc:"How long a plugin that was started or has connected may take to register."`
+	NRIRequestTimeout      Duration `toml:"nri_request_timeout" doc:"How long a plugin may take to answer; then it is disconnected, and the pod goes on without it."`
+
 	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`
 	EnableUnprivilegedICMP  bool `toml:"enable_unprivileged_icmp" doc:"Let pods with a network of their own ping without CAP_NET_RAW."`
 
@@ -92,6 +99,12 @@ func Default() Config {
 		ApparmorProfile:         "cri-shim-default",
 		PodsPerSupervisor:       32,
 		CRIUProgram:             "criu",
+		NRIEnabled:              "auto",
+		NRISocket:               "/var/run/nri/nri.sock",
+		NRIPluginDir:            "/opt/nri/plugins",
+		NRIConfigDir:            "/etc/nri/conf.d",
+		NRIRegistrationTimeout:  Seconds(5),
+		NRIRequestTimeout:       Seconds(2),
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
 		CNIConfDir:              "/etc/cni/net.d",

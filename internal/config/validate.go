@@ -22,6 +22,7 @@ func Validate(c Config) Problems {
 	v.paths(c)
 	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	v.oneOf("log_format", c.LogFormat, "text", "json")
+	v.oneOf("nri_enabled", c.NRIEnabled, "auto", "on", "off")
 	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
@@ -72,6 +73,7 @@ func (v *validator) paths(c Config) {
 	for _, path := range []struct{ key, value string }{
 		{"root", c.Root}, {"state", c.State}, {"listen", c.Listen}, {"supervisor_cgroup", c.SupervisorCgroup},
 		{"cni_conf_dir", c.CNIConfDir}, {"netns_dir", c.NetnsDir},
+		{"nri_socket", c.NRISocket}, {"nri_plugin_dir", c.NRIPluginDir}, {"nri_config_dir", c.NRIConfigDir},
 	} {
 		v.path(path.key, path.value)
 	}
@@ -187,6 +189,8 @@ func (v *validator) durations(c Config) {
 		low, high time.Duration
 	}{
 		{"cni_timeout", c.CNITimeout, time.Second, time.Hour},
+		{"nri_registration_timeout", c.NRIRegistrationTimeout, 100 * time.Millisecond, time.Minute},
+		{"nri_request_timeout", c.NRIRequestTimeout, 100 * time.Millisecond, time.Minute},
 		{"pull_progress_timeout", c.PullProgressTimeout, time.Second, 24 * time.Hour},
 		{"stream_idle_timeout", c.StreamIdleTimeout, time.Second, 7 * 24 * time.Hour},
 		{"kill_timeout", c.KillTimeout, time.Second, time.Hour},
