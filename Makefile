@@ -100,5 +100,6 @@ tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done
 
 clean: ## remove what was built
+	@[ ! -e .cache/cluster/current ] || hack/kube/cluster.sh down
 	rm -rf bin .cache
 	rm -f $(PAYLOAD)/cri-shim-*
