@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/cri-shim/cri-shim/cri"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -205,6 +207,9 @@ func (r *podRuntime) prepareForeign(ctx context.Context, h *foreignRuntime, c *s
 	if err != nil {
 		return nil, runtimeError(err)
 	}
+	if err := mountFiles(b, s); err != nil {
+		return nil, err
+	}
 	dir, err := b.Launch()
 	if err != nil {
 		return nil, err
@@ -223,6 +228,20 @@ func (r *podRuntime) prepareForeign(ctx context.Context, h *foreignRuntime, c *s
 		l.Foreign.PIDLink = b.PIDLink()
 	}
 	return l, nil
+}
+
+// mountFiles has files mounted that the built-in runtime would write.
+func mountFiles(b foreign.Bundle, s *oci.Specified) error {
+	for n, at := range slices.Sorted(maps.Keys(s.Files)) {
+		from, err := b.File(n, s.Files[at])
+		if err != nil {
+			return err
+		}
+		s.Spec.Mounts = append(s.Spec.Mounts, specs.Mount{
+			Destination: at, Type: "bind", Source: from, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"},
+		})
+	}
+	return nil
 }
 
 // prepareForeignExec is PrepareExec in a container that another runtime has made.
