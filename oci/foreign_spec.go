@@ -92,7 +92,12 @@ func checkJSON(s *specs.Spec) error {
 	return nil
 }
 
-// Limits are a client's limits in the runtime specification's terms.
+// Limits are a client's limits, for the update of a running container, in the runtime specification's terms.
 func (r *Runtime) Limits(res *workload.Resources) (*specs.LinuxResources, error) {
-	return Resources(r.host, res)
+	lr, err := Resources(r.host, res)
+	if err == nil && lr.Memory != nil {
+		check := true
+		lr.Memory.CheckBeforeUpdate = &check
+	}
+	return lr, err
 }
