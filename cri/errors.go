@@ -30,6 +30,7 @@ var kinds = []struct {
 	{sandbox.ErrBusy, codes.Aborted},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrExists, codes.AlreadyExists},
+	{image.ErrExists, codes.AlreadyExists},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{image.ErrUnauthorized, codes.PermissionDenied},
 	{image.ErrUnavailable, codes.Unavailable},

@@ -642,7 +642,7 @@ func TestAdmin(t *testing.T) {
 	wantCode(t, "Timelines(unknown)", err, codes.NotFound, "zz")
 
 	data := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // over gRPC's usual 4 MiB in flight
-	names, err := c.Import(ctx, bytes.NewReader(data))
+	names, err := c.Import(ctx, bytes.NewReader(data), image.ImportOptions{})
 	if err != nil || len(names) != 1 {
 		t.Fatalf("Import = %v, %v; want one name", names, err)
 	}
@@ -652,12 +652,12 @@ func TestAdmin(t *testing.T) {
 	}
 	wantCode(t, "Export(unknown)", c.Export(ctx, &back, []string{"x"}), codes.NotFound, "image x")
 	wantCode(t, "Export()", c.Export(ctx, &back, nil), codes.InvalidArgument, "images")
-	_, err = c.Import(ctx, bytes.NewReader(nil))
+	_, err = c.Import(ctx, bytes.NewReader(nil), image.ImportOptions{})
 	wantCode(t, "Import of nothing", err, codes.InvalidArgument, "archive: empty")
 
 	o.Archives = nil
 	c = NewAdminClient(connect(t, o))
-	_, err = c.Import(ctx, bytes.NewReader(data))
+	_, err = c.Import(ctx, bytes.NewReader(data), image.ImportOptions{})
 	wantCode(t, "Import without a store", err, codes.Unimplemented, "import images")
 }
 

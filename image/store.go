@@ -259,7 +259,7 @@ func (s *Store) unpublish(id digest.Digest) {
 func (s *Store) view(r *record) *Image {
 	v := &Image{
 		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.diffIDs(),
-		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)),
+		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)), Pinned: r.Pinned,
 	}
 	seen := map[digest.Digest]bool{}
 	for _, id := range v.Layers {

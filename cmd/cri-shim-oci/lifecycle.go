@@ -121,9 +121,10 @@ func (a *app) run(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	detach := cmd.Bool("detach")
-	fg := newForeground()
+	fg := new(foreground)
 	defer fg.close()
 	if !detach {
+		fg.listen()
 		if o.ConsoleSocket == "" {
 			o.Terminal = fg.terminal
 		}

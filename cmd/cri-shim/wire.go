@@ -109,18 +109,31 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
+		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
+		ImageAdmin:   p.store,
+		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     []cri.Handler{handler(p.store, log)},
+		Handlers:     handlers(cfg, handler(p.store, log), runtime.foreign),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
 		Info:    p.info(cfg, runtime),
 	}}, nil
+}
+
+// handlers are the built-in runtime's names, and the other runtimes.
+func handlers(cfg *config.Config, builtin cri.Handler, others *foreignRuntimes) []cri.Handler {
+	userns := builtin.UserNamespaces
+	out := []cri.Handler{builtin}
+	for _, name := range cfg.BuiltinHandlers {
+		builtin.Name = name
+		out = append(out, builtin)
+	}
+	return append(out, others.handlers(userns)...)
 }
 
 // handler is the built-in runtime, with what this kernel and the file system of the images allow.
@@ -143,6 +156,10 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
+	initID, err := payload.ID(initProgram)
+	if err != nil {
+		return nil, err
+	}
 	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
@@ -151,7 +168,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Root:              cfg.Root,
 		State:             cfg.State,
 		NetnsDir:          cfg.NetnsDir,
-		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram},
+		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram, InitID: initID},
 		SupervisorProcs:   procs,
 		PodsPerSupervisor: cfg.PodsPerSupervisor,
 		OperationTimeout:  operationTimeout,
@@ -163,8 +180,8 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
-		Meter:             podMeter{runtime.oci},
-		Limits:            podLimits{runtime.oci},
+		Meter:             podMeter{runtime.oci, runtime.foreign},
+		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Log:               log,
 	})
 }
@@ -260,6 +277,7 @@ func badRecords(in []sandbox.BadRecord) []string {
 type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
+	foreign *foreignRuntimes
 	specs   *specStore
 	sysctls map[string]string
 	levels  *podLevels

@@ -3,6 +3,8 @@ package sys
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +15,16 @@ func MountTmpfs(path string, size int64, mode uint32) error {
 	options := "mode=" + strconv.FormatUint(uint64(mode), 8) + ",size=" + strconv.FormatInt(size, 10)
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", path, err)
+	}
+	return nil
+}
+
+// AttachMount mounts a detached mount at path, which must be of its kind, a directory or none.
+func AttachMount(mount *os.File, path string) error {
+	err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	runtime.KeepAlive(mount)
+	if err != nil {
+		return fmt.Errorf("mount on %s: %w", path, err)
 	}
 	return nil
 }

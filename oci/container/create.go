@@ -223,6 +223,9 @@ func (l *launch) prepare() error {
 	if l.flags, err = oci.Compile(l.spec, opt); err != nil {
 		return err
 	}
+	if err := oci.MakeResctrl(l.spec, "", l.c.ID); err != nil {
+		return err
+	}
 	group, err := groups.Create(context.Background(), l.c.CgroupPath, resources(l.spec))
 	if err != nil {
 		return err
@@ -387,6 +390,9 @@ func (c *Container) destroy(ctx context.Context) error {
 			return err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := oci.RemoveResctrl("", c.ID); err != nil {
 		return err
 	}
 	return os.RemoveAll(c.dir)
