@@ -15,9 +15,10 @@ BINDIR   ?= $(PREFIX)/bin
 UNITDIR  ?= /etc/systemd/system
 
 FUZZTIME ?= 20s
+SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,9 +50,12 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 validate-oci: build ## the OCI's validation programs against bin/cri-shim-oci and runc (needs root; PROGRAMS, OUT)
 	hack/runtimetools/run.sh $(PROGRAMS)
 
+test-soak: build ## pods come and go for SOAK (10m); the node must end as it was
+	CRI_SHIM_SOAK=$(SOAK) go test ./hack/e2e -run '^TestSoak$$' -count=1 -timeout 24h -v
+
 # Where make test kills a pull 12 times.
 test-all: export TEST_KILL_ROUNDS ?= 200
-test-all: test validate-oci critest test-kubelet test-cluster test-vm ## test and all that it leaves out
+test-all: test validate-oci critest test-soak test-kubelet test-cluster test-vm ## test and all that it leaves out
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh
