@@ -38,6 +38,8 @@ type Options struct {
 	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
+	// ImageAdmin does what administrators ask of the image store; nil: those calls are unimplemented.
+	ImageAdmin ImageAdmin
 	// Devices tells what running containers have; nil: the call is unimplemented.
 	Devices func() ([]DeviceUse, error)
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".
@@ -72,7 +74,7 @@ func NewServer(o Options) *grpc.Server {
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
 	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
-	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, devices: o.Devices})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, images: o.ImageAdmin, devices: o.Devices})
 	return s
 }
 

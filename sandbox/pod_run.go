@@ -275,6 +275,9 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 			roles, files = append(roles, role), append(files, f)
 		}
 	}
+	if !c.ownInit {
+		roles, files = append(roles, api.RoleInit), append(files, m.pool.programs.Init)
+	}
 	for role, f := range stdio {
 		roles, files = append(roles, role), append(files, f)
 	}

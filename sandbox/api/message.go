@@ -38,6 +38,8 @@ const (
 	RoleConsole Role = "console" // unix socket that receives an exec's terminal
 	// RoleSession is the reading end of a pipe that ends when an attached client has gone.
 	RoleSession Role = "session"
+	// RoleInit is the program that reads RoleMessage, where that is not the supervisor's own (Hello.InitID).
+	RoleInit Role = "init"
 	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
 	// did not start it: its own has died.
 	RolePIDNamespace Role = "pid-namespace"
@@ -144,6 +146,8 @@ type Reply struct {
 type Hello struct {
 	PID     int    `json:"pid"`
 	Release string `json:"release"`
+	// InitID names the build of the supervisor's init.
+	InitID string `json:"init_id,omitempty"`
 }
 
 // Process is one that a supervisor started. Exit is set once it has ended.

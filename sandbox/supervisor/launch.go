@@ -16,7 +16,7 @@ import (
 
 // files are the descriptors beside a launch, by role.
 type files struct {
-	message, cgroup, log           *os.File
+	message, init, cgroup, log     *os.File
 	pidns, userns, timens          *os.File
 	stdin, stdout, stderr, console *os.File
 	session                        *os.File
@@ -29,7 +29,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 		return fs, fmt.Errorf("%d roles for %d descriptors", len(roles), len(received))
 	}
 	single := map[api.Role]**os.File{
-		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
+		api.RoleMessage: &fs.message, api.RoleInit: &fs.init, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
 		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
 		api.RoleUserNamespace: &fs.userns, api.RoleTimeNamespace: &fs.timens,
@@ -174,6 +174,9 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (se
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
 		Affinity: p.launch.Affinity,
+	}
+	if fs.init != nil {
+		how.Init, how.Server = fs.init, nil
 	}
 	switch {
 	case io.consoleChild != nil:

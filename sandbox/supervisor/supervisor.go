@@ -27,6 +27,7 @@ import (
 type Config struct {
 	Listener *os.File // listening SOCK_SEQPACKET socket
 	Init     *os.File // the init program
+	InitID   string   // names its build
 	Release  string
 	Log      *slog.Logger
 }
