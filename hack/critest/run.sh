@@ -54,8 +54,10 @@ if [ -n "${HANDLER:-}" ]; then
   program=(-handler "$(command -v "$HANDLER")")
 fi
 hybrid=/sys/fs/cgroup/unified
-if [ "${HANDLER:-}" = crun ] && grep -qs . $hybrid/cgroup.controllers; then # which it refuses to run beside
-  printf '#!/bin/sh\nexec unshare -m sh -c "umount %s && mount -t tmpfs none %s && exec \\"\\$@\\"" sh %s "$@"\n' $hybrid $hybrid "${program[1]}" > "$work/bin/crun"
+if [ "${HANDLER:-}" = crun ] && grep -qs . $hybrid/cgroup.controllers; then
+  # It refuses to run beside that. In a mount namespace without it, what a container mounts does not reach the host, so the
+  # specification of 'rshared' fails.
+  printf '#!/bin/sh\nexec unshare -m --propagation slave sh -c "umount %s && mount -t tmpfs none %s && exec \\"\\$@\\"" sh %s "$@"\n' $hybrid $hybrid "${program[1]}" > "$work/bin/crun"
   chmod +x "$work/bin/crun"
   program=(-handler "$work/bin/crun")
 fi
