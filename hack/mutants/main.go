@@ -140,7 +140,7 @@ func (m *mutant) try(dir string) (string, error) {
 	); err != nil {
 		return "", err
 	}
-	test := exec.Command("go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+m.test+"$", m.pkg)
+	test := exec.Command("go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+strings.ReplaceAll(m.test, "/", "$/^")+"$", m.pkg)
 	test.Env = os.Environ()
 	if m.pkg == "./hack/e2e" {
 		// These build all of bin themselves. What is left there is whole again before this returns.

@@ -37,3 +37,18 @@ func UnmountDetach(path string) error {
 	}
 	return fmt.Errorf("unmount %s: %w", path, err)
 }
+
+// BindMount mounts from, with all that is mounted below it, on to as well. Nothing that is mounted in the one later
+// appears in the other.
+func BindMount(from, to string) error {
+	err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, "")
+	if err == nil {
+		if err = unix.Mount("", to, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+			err = errors.Join(err, unix.Unmount(to, unix.MNT_DETACH))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bind %s on %s: %w", from, to, err)
+	}
+	return nil
+}

@@ -185,16 +185,21 @@ func (c *Cluster) Err() error {
 	return nil
 }
 
-// Stop ends all parts, those first that need others. Pods run on, as without a cluster, to the end of their namespaces.
+// Stop ends all parts. Pods run on, as without a cluster, to the end of their namespaces. The daemon and the kubelet may
+// say how it was; of the others, whose data ends with the cluster, some take their time or answer SIGTERM with
+// exit status 1.
 func (c *Cluster) Stop() error {
 	var errs []error
 	if c.daemon != nil {
 		errs = append(errs, c.StopDaemon(syscall.SIGTERM))
 	}
 	for len(c.parts) > 0 {
-		last := c.parts[len(c.parts)-1]
+		last, sig := c.parts[len(c.parts)-1], syscall.SIGKILL
+		if last.Name == "kubelet" {
+			sig = syscall.SIGTERM
+		}
 		c.parts = c.parts[:len(c.parts)-1]
-		errs = append(errs, last.Stop(syscall.SIGTERM))
+		errs = append(errs, last.Stop(sig))
 	}
 	return errors.Join(errs...)
 }

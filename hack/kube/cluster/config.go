@@ -58,7 +58,7 @@ func (c *Cluster) writeConfigs() error {
 		write(fmt.Sprintf(networkText, c.dir, podRange), "net.d", "10-cluster.conflist"),
 		write("nameserver "+nodeAddress+"\n", "resolv.conf"), // nobody answers there: names of the cluster only
 		write(fmt.Sprintf(kubeletText, c.dir, nodeAddress, dnsIP), "kubelet.yaml"),
-		write(fmt.Sprintf(proxyText, c.dir, NodeName, podRange), "proxy.yaml"),
+		write(fmt.Sprintf(proxyText, c.dir, NodeName, podRange, nodeAddress), "proxy.yaml"),
 		write(strings.NewReplacer("IMAGE", dnsImage, "ADDRESS", dnsIP).Replace(corednsText), "coredns.yaml"),
 	)
 }
@@ -151,7 +151,10 @@ clientConnection: {kubeconfig: %[1]s/proxy.kubeconfig}
 mode: nftables
 hostnameOverride: %[2]s
 clusterCIDR: %[3]s
-bindAddress: 127.0.0.1
+bindAddress: %[4]s
+metricsBindAddress: 127.0.0.1:10249
+healthzBindAddress: 127.0.0.1:10256
+nodePortAddresses: [primary]
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `
 

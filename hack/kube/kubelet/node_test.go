@@ -1,12 +1,8 @@
 package kubelet
 
 import (
-	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -108,23 +104,10 @@ func (n *node) eventually(t *testing.T, what string, try func() error) {
 	}
 }
 
-var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-
-func get(url string) (string, error) {
-	r, err := client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return "", err
-	}
-	if r.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("GET %s: %s: %s", url, r.Status, body)
-	}
-	return string(body), nil
-}
+var (
+	client = parts.Client
+	get    = parts.Get
+)
 
 // pods are all that the kubelet knows, with their statuses.
 func pods() ([]corev1.Pod, error) {

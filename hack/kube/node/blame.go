@@ -10,7 +10,7 @@ import (
 // Lines of the kubelet that blame the runtime, and those that a restart of the daemon explains.
 var (
 	blame     = regexp.MustCompile(`(?i)rpc error|PLEG is not healthy|runtime service failed|image service failed|FailedCreatePodSandBox|FailedKillPod|CreateContainerError|RunContainerError|KillContainerError|RuntimeNotReady`)
-	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled`)
+	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled|error reading server preface`)
 )
 
 // Blames fails when the kubelet that wrote the log saw an error of the runtime. Lines with one of the texts in expected
