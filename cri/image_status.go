@@ -13,14 +13,17 @@ func (s *imageService) ImageStatus(ctx context.Context, req *pb.ImageStatusReque
 		return nil, err
 	}
 	img, err := s.images.Get(ctx, spec.Image)
-	if err != nil || img == nil {
+	if err != nil {
 		return &pb.ImageStatusResponse{}, err
 	}
-	resp := &pb.ImageStatusResponse{Image: imageToProto(img)}
+	resp := &pb.ImageStatusResponse{}
+	if img != nil {
+		resp.Image = imageToProto(img)
+	}
 	if !req.GetVerbose() {
 		return resp, nil
 	}
-	values, err := s.images.Verbose(ctx, img.ID)
+	values, err := s.images.Verbose(ctx, spec.Image)
 	if err != nil {
 		return nil, err
 	}

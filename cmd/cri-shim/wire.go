@@ -195,6 +195,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
 		Pinned:                 cfg.PinnedImages,
+		Verifiers:              cfg.ImageVerifierDir,
+		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {
