@@ -228,7 +228,7 @@ func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each 
 }
 
 func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
-	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024}, nil
+	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}, nil
 }
 
 func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }

@@ -24,9 +24,9 @@ func (s *imageService) ImageStatus(ctx context.Context, req *pb.ImageStatusReque
 		return resp, nil
 	}
 	values, err := s.images.Verbose(ctx, spec.Image)
-	if err != nil {
-		return nil, err
+	if err != nil || len(values) == 0 {
+		return resp, err
 	}
-	resp.Info, err = infoToProto(values)
+	resp.Info, err = objectInfo(values)
 	return resp, err
 }

@@ -47,11 +47,15 @@ type streamConn struct {
 
 type connKey struct{}
 
-func connContext(ctx context.Context, c net.Conn) context.Context {
+func streamConnOf(c net.Conn) *streamConn {
 	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
 		c = t.NetConn()
 	}
-	conn := c.(*streamConn)
+	return c.(*streamConn)
+}
+
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	conn := streamConnOf(c)
 	ctx, conn.gone = context.WithCancel(ctx)
 	return context.WithValue(ctx, connKey{}, conn)
 }

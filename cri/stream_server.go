@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -23,6 +24,7 @@ const (
 	tokenTTL    = time.Minute // the kubelet and crictl connect at once
 	tokenBytes  = 16
 	maxTokens   = 1000
+	maxWaiting  = 1000             // connections that have begun no session; whoever shares the node's network can make some
 	createTime  = 30 * time.Second // for a client to open its streams
 	headerTime  = 30 * time.Second // for a request's header
 	closeTime   = 5 * time.Second  // for connections to end with the server
@@ -54,6 +56,8 @@ type StreamServer struct {
 	stop     context.CancelFunc
 	sessions sync.WaitGroup
 	served   chan struct{}
+
+	waiting atomic.Int64 // connections without a session
 
 	mu      sync.Mutex
 	closed  bool
@@ -95,6 +99,7 @@ func NewStreamServer(o StreamOptions) (*StreamServer, error) {
 		Handler: s, ReadHeaderTimeout: headerTime, IdleTimeout: headerTime, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return s.life },
 		ConnContext: connContext,
+		ConnState:   s.bound,
 		ErrorLog:    slog.NewLogLogger(demoted{o.Log.Handler()}, slog.LevelDebug),
 	}
 	l = &streamListener{Listener: l, stall: o.IdleTimeout}
@@ -166,6 +171,18 @@ func (s *StreamServer) offer(o offer) (string, error) {
 	}
 	s.offered[token] = o
 	return s.base.JoinPath(o.op, token).String(), nil
+}
+
+// bound closes connections that are too many. Those that have become a session do not count, as they had a token.
+func (s *StreamServer) bound(c net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		if s.waiting.Add(1) > maxWaiting {
+			streamConnOf(c).Conn.Close() // without lingering
+		}
+	case http.StateHijacked, http.StateClosed:
+		s.waiting.Add(-1)
+	}
 }
 
 func (s *StreamServer) take(op, token string) (offer, bool) {

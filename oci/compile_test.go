@@ -497,7 +497,6 @@ func TestCompileRefuses(t *testing.T) {
 		{"mount destination", "mounts[0].destination", false, mnt(specs.Mount{Type: "tmpfs"})},
 		{"remount", "mounts[0].options[0]", true, mnt(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"remount"}})},
 		{"iversion", "mounts[0].options[0]", true, mnt(specs.Mount{Destination: "/a", Type: "ext4", Options: []string{"iversion"}})},
-		{"bind option", "mounts[0].options[1]", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "size=1"}})},
 		{"relative source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "x", Options: []string{"bind"}})},
 		{"shared source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "/no/such", Options: []string{"bind", "rshared"}})},
 		{"idmap", "mounts[0].options", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "idmap"}})},

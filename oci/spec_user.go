@@ -109,16 +109,17 @@ func (b *builder) identity(acc *accounts) (*identity, error) {
 }
 
 // lookupUser finds a name, or a number that need not be in the database. A number gets the primary group of its entry, or
-// 0. It is tried as a number first: were an image's user named "1000" found for run_as_user 1000, it could be root.
+// 0. It is tried as a number first: were an image's user named "1000" found for run_as_user 1000, it could be root
+// (CVE-2016-3697).
 func lookupUser(acc *accounts, name string) (*identity, error) {
 	id := &identity{}
-	n, err := strconv.ParseInt(name, 10, 64)
-	numeric, match := err == nil, passwd.ByName(name)
+	numeric, uid, err := parseID(name)
+	if err != nil {
+		return nil, err
+	}
+	match := passwd.ByName(name)
 	if numeric {
-		if id.UID, err = checkID(n); err != nil {
-			return nil, err
-		}
-		match = passwd.ByUID(id.UID)
+		id.UID, match = uid, passwd.ByUID(uid)
 	}
 	file, err := acc.passwdFile()
 	if err != nil {
@@ -138,8 +139,8 @@ func lookupUser(acc *accounts, name string) (*identity, error) {
 }
 
 func lookupGroup(acc *accounts, name string) (uint32, error) {
-	if n, err := strconv.ParseInt(name, 10, 64); err == nil {
-		return checkID(n)
+	if numeric, gid, err := parseID(name); numeric || err != nil {
+		return gid, err
 	}
 	file, err := acc.groupFile()
 	if err != nil {
@@ -153,6 +154,20 @@ func lookupGroup(acc *accounts, name string) (uint32, error) {
 		return 0, fmt.Errorf("the image's etc/group: %w", err)
 	}
 	return 0, fmt.Errorf("group %q is not in the image's /etc/group", name)
+}
+
+// parseID says whether a name is a number, and which. One that is too large is an error and no name: the image's database
+// could make it root's (CVE-2024-40635, CVE-2026-46680).
+func parseID(name string) (numeric bool, id uint32, err error) {
+	n, err := strconv.ParseInt(name, 10, 64)
+	if errors.Is(err, strconv.ErrRange) {
+		return true, 0, fmt.Errorf("%.100s is not a user or group id (0 to %d)", name, uint32(math.MaxUint32-1))
+	}
+	if err != nil {
+		return false, 0, nil
+	}
+	id, err = checkID(n)
+	return true, id, err
 }
 
 // checkID refuses what setuid(2) cannot take; the highest number means "unchanged" to the kernel.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -196,10 +197,20 @@ func (m *Manager) containerLaunch(c *ctr, l *Launch) *api.Launch {
 	return how
 }
 
-// openLog opens a container's log. Without a path the output is thrown away.
+// openLog opens a container's log. Without a path the output is thrown away. A container that has the folder of logs as a
+// volume may have put a link there, or a FIFO that nobody reads.
 func openLog(path string) (*os.File, error) {
 	if path == "" {
-		path = os.DevNull
+		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}
-	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	const flags = os.O_WRONLY | os.O_CREATE | os.O_APPEND | sys.OpenNoFollow | syscall.O_NONBLOCK
+	f, err := os.OpenFile(path, flags, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		f.Close()
+		return nil, errors.Join(err, fmt.Errorf("log %s: not a regular file", path))
+	}
+	return f, nil
 }

@@ -186,11 +186,11 @@ func (i criImages) Verbose(ctx context.Context, ref string) (map[string]any, err
 		return nil, err
 	}
 	if img != nil {
-		out["config"], out["manifestDigest"], out["layers"], out["pulledAt"] = img.Config, img.ManifestDigest, img.Layers, img.PulledAt
+		out = imageVerbose(img)
 	}
 	// What is no reference, such as an ID, is not being pulled.
 	if pulls, err := i.store.Pulls(ctx, ref); err == nil && len(pulls) > 0 {
-		out["pulls"] = pulls
+		out["pull"] = pulls[0]
 	}
 	return out, nil
 }

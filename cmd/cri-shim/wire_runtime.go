@@ -27,8 +27,9 @@ import (
 // process whose namespace it is.
 const joinedLater = "/proc/self/ns/pid"
 
-// podRuntime is sandbox.Runtime over the built-in runtime.
+// podRuntime is sandbox.Runtime over the built-in runtime, and others beside it.
 type podRuntime struct {
+	foreign *foreignRuntimes
 	oci     *oci.Runtime
 	images  *podImages
 	specs   *specStore
@@ -64,17 +65,22 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 	if err != nil {
 		return nil, err
 	}
+	foreign, err := newForeignRuntimes(ctx, cfg, r, log)
+	if err != nil {
+		return nil, err
+	}
 	return &podRuntime{
-		oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+		foreign: foreign, oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
 	}, nil
 }
 
 // problems is for the verbose status.
 func (r *podRuntime) problems() []string {
-	if r.problem == nil {
-		return nil
+	out := r.foreign.problems()
+	if r.problem != nil {
+		out = append(out, r.problem.Error())
 	}
-	return []string{r.problem.Error()}
+	return out
 }
 
 // defaultAppArmor loads the profile that RuntimeDefault stands for. A node that has AppArmor but not the profile runs
@@ -116,6 +122,13 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 		return err
 	}
 	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil }
+	h, err := r.foreign.of(p)
+	if err != nil {
+		return err
+	}
+	if h != nil {
+		return errors.Join(h.check(c), runtimeError(r.oci.CheckForeign(context.Background(), params)))
+	}
 	return runtimeError(r.oci.Check(context.Background(), params))
 }
 
@@ -124,6 +137,12 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return nil, err
+	}
+	if h, err := r.foreign.of(p); err != nil || h != nil {
+		if err != nil {
+			return nil, err
+		}
+		return r.prepareForeign(ctx, h, c, params, env)
 	}
 	volumes, err := r.images.volumes(ctx, c, env.Namespaces["user"])
 	defer func() {
@@ -200,6 +219,12 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 
 // PrepareExec implements sandbox.Runtime.
 func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, e sandbox.ExecSpec) (*sandbox.Launch, error) {
+	if h, err := r.foreign.of(p); err != nil || h != nil {
+		if err != nil {
+			return nil, err
+		}
+		return r.prepareForeignExec(h, c, e)
+	}
 	spec, err := r.specs.load(c.ID)
 	if err != nil {
 		return nil, err
@@ -235,6 +260,9 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string)
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
+	if err := r.foreign.cleanup(ctx, p, c); err != nil {
+		return err
+	}
 	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
 		r.oci.RemoveResctrl(c.ID))
 	if err != nil {

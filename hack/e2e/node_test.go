@@ -35,6 +35,7 @@ type node struct {
 	name    string // of the CNI network and the bridge
 	cgroup  string // below which the pods and the supervisors are
 	gpuRoot string // of a node that seems to have GPUs
+	handler string // of pods for which a test names none
 	subnet  int    // 10.77.N.0/24 and fd77:0:0:N::/64
 	program string
 	config  map[string]string // keys of the configuration to their TOML values
@@ -94,6 +95,9 @@ func startNode(t *testing.T, config map[string]string) (*node, error) {
 			"registry_config_dirs": "[" + quote(dir, "certs.d") + "]",
 			"log_level":            `"debug"`,
 		},
+	}
+	if handler := os.Getenv(handlerEnv); handler != "" {
+		n.handler, n.config["runtimes"] = handler, runtimesTable(t, handler)
 	}
 	for key, value := range config {
 		n.config[key] = value

@@ -2,6 +2,8 @@
 // once. It is read from TOML; see Load.
 package config
 
+import "time"
+
 // Config holds every setting. The doc tag is the key's documentation, which Render prints above it.
 type Config struct {
 	Root   string `toml:"root" doc:"Images, container file systems and records; survives a reboot."`
@@ -62,7 +64,19 @@ type Config struct {
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
 	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
+
+	Runtimes map[string]Runtime `toml:"runtimes" doc:"Other OCI runtimes, each a RuntimeClass handler by its name beside the built-in runtime, which is the handler without a name. path is the program; options come before its command, as in [\"--debug\"]; timeout bounds one call of it (default 1m)."`
 }
+
+// Runtime is another OCI runtime, driven over the command line that runc has.
+type Runtime struct {
+	Path    string   `toml:"path"`
+	Options []string `toml:"options"`
+	Timeout Duration `toml:"timeout,omitempty"`
+}
+
+// DefaultRuntimeTimeout is the Timeout of a Runtime that has none.
+const DefaultRuntimeTimeout = time.Minute
 
 // DefaultPath is the file that Load("") reads if it exists.
 const DefaultPath = "/etc/cri-shim/config.toml"

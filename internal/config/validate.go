@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -41,6 +42,7 @@ func Validate(c Config) Problems {
 	v.streams(c)
 	v.sizes(c)
 	v.durations(c)
+	v.runtimes(c.Runtimes, c.BuiltinHandlers)
 	return v.problems
 }
 
@@ -194,5 +196,21 @@ func (v *validator) durations(c Config) {
 	} {
 		v.check(d.key, d.low <= d.value.Duration && d.value.Duration <= d.high,
 			"%v is not between %v and %v", d.value, d.low, d.high)
+	}
+}
+
+func (v *validator) runtimes(all map[string]Runtime, builtin []string) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		r, key := all[name], "runtimes."+name
+		v.check(key, handlerPattern.MatchString(name),
+			"%q is not a RuntimeClass handler (a DNS label)", name)
+		v.check(key, !slices.Contains(builtin, name), "%q is in builtin_handlers too", name)
+		v.path(key+".path", r.Path)
+		for _, o := range r.Options {
+			v.check(key+".options", strings.HasPrefix(o, "-") && !strings.ContainsRune(o, 0),
+				"%q does not begin with a dash; an option with a value is --option=value", o)
+		}
+		v.check(key+".timeout", r.Timeout.Duration == 0 || time.Second <= r.Timeout.Duration && r.Timeout.Duration <= time.Hour,
+			"%v is not between %v and %v", r.Timeout, time.Second, time.Hour)
 	}
 }

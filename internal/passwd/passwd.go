@@ -1,7 +1,6 @@
 // Package passwd reads /etc/passwd and /etc/group of images. It has no
 // dependencies and bounds what it reads, since an image can contain anything.
-// The rules are those of passwd(5), group(5) and of the "User" of the OCI image
-// configuration: "user", "uid", "user:group", "uid:gid", "uid:group", "user:gid".
+// The rules are those of passwd(5) and group(5).
 package passwd
 
 import (
@@ -36,19 +35,6 @@ type Group struct {
 	Name    string
 	GID     uint32
 	Members []string
-}
-
-// Identity is what Resolve found.
-type Identity struct {
-	// Name is the user's name in the passwd file, or "" for a bare uid.
-	Name     string
-	UID, GID uint32
-	// Groups are the supplementary groups that the group file gives the
-	// user's name, in the file's order, without GID. With an explicit group
-	// in the user string they are left out, as docker and containerd do.
-	Groups []uint32
-	// Home is from the passwd file, or "".
-	Home string
 }
 
 // id parses a decimal uid or gid below 2^32-1, which means "no change" to setresuid(2).
@@ -177,63 +163,4 @@ func Memberships(r io.Reader, name string) (gids []uint32, err error) {
 		return len(gids) < MaxGroups
 	})
 	return gids, err
-}
-
-// Resolve applies the OCI image rules to user, "name|uid[:group|gid]"; an empty
-// string is uid 0. A name is looked for before a number is taken as one, a
-// number that the file does not know is used as it is with gid 0, and a name
-// that the file does not know is ErrNoUser (or ErrNoGroup). A nil reader is an
-// empty file.
-func Resolve(user string, passwd, group io.Reader) (Identity, error) {
-	name, grp, explicit := strings.Cut(user, ":")
-	if name == "" {
-		name = "0"
-	}
-	uid, numeric := id(name)
-	i := Identity{UID: uid}
-	u, err := lookupIn(passwd, func(u User) bool { return u.Name == name || numeric && u.UID == uid })
-	switch {
-	case err == nil:
-		i.Name, i.UID, i.GID, i.Home = u.Name, u.UID, u.GID, u.Home
-	case err != ErrNoUser:
-		return Identity{}, err
-	case !numeric:
-		return Identity{}, ErrNoUser
-	}
-	if explicit && grp != "" {
-		i.GID, err = resolveGroup(grp, group)
-		return i, err
-	}
-	if group == nil {
-		return i, nil
-	}
-	all, err := Memberships(group, i.Name)
-	for _, g := range all {
-		if g != i.GID {
-			i.Groups = append(i.Groups, g)
-		}
-	}
-	return i, err
-}
-
-func lookupIn(r io.Reader, match func(User) bool) (User, error) {
-	if r == nil {
-		return User{}, ErrNoUser
-	}
-	return Lookup(r, match)
-}
-
-func resolveGroup(grp string, group io.Reader) (uint32, error) {
-	gid, numeric := id(grp)
-	err := ErrNoGroup
-	if group != nil {
-		var g Group
-		if g, err = LookupGroup(group, func(g Group) bool { return g.Name == grp || numeric && g.GID == gid }); err == nil {
-			return g.GID, nil
-		}
-	}
-	if err == ErrNoGroup && numeric {
-		return gid, nil
-	}
-	return 0, err
 }

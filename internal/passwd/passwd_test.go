@@ -2,6 +2,8 @@ package passwd
 
 import (
 	"errors"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -27,38 +29,55 @@ video:x:44:app
 video2:x:44:app
 `
 
-func TestResolve(t *testing.T) {
+func TestLookup(t *testing.T) {
 	for _, c := range []struct {
-		user string
-		want Identity
-		err  error
+		match func(User) bool
+		want  User
+		err   error
 	}{
-		{"", Identity{Name: "root", Home: "/root", Groups: []uint32{10}}, nil},
-		{"root", Identity{Name: "root", Home: "/root", Groups: []uint32{10}}, nil},
-		{"app", Identity{Name: "app", UID: 1000, GID: 1001, Home: "/home/app", Groups: []uint32{10, 44}}, nil},
-		{"1000", Identity{Name: "app", UID: 1000, GID: 1001, Home: "/home/app", Groups: []uint32{10, 44}}, nil},
-		{"app:wheel", Identity{Name: "app", UID: 1000, GID: 10, Home: "/home/app"}, nil},
-		{"1000:5555", Identity{Name: "app", UID: 1000, GID: 5555, Home: "/home/app"}, nil},
-		{"4242", Identity{UID: 4242}, nil},
-		{"4242:44", Identity{UID: 4242, GID: 44}, nil},
-		{"1234", Identity{Name: "1234", UID: 77, GID: 78, Home: "/n"}, nil},
-		{"short", Identity{Name: "short", UID: 5, GID: 6}, nil},
-		{"nobody", Identity{}, ErrNoUser},
-		{"big", Identity{}, ErrNoUser},
-		{"4294967295", Identity{}, ErrNoUser},
-		{"-1", Identity{}, ErrNoUser},
-		{"app:nogroup", Identity{Name: "app", UID: 1000, Home: "/home/app"}, ErrNoGroup},
+		{ByName("root"), User{Name: "root", Home: "/root"}, nil},
+		{ByName("app"), User{Name: "app", UID: 1000, GID: 1001, Home: "/home/app"}, nil},
+		{ByUID(1000), User{Name: "app", UID: 1000, GID: 1001, Home: "/home/app"}, nil},
+		{ByName("short"), User{Name: "short", UID: 5, GID: 6}, nil},
+		{ByUID(1234), User{}, ErrNoUser},
+		{ByName("nobody"), User{}, ErrNoUser},
+		{ByName("nouid"), User{}, ErrNoUser},
+		{ByName("big"), User{}, ErrNoUser},
+		{ByUID(1<<32 - 1), User{}, ErrNoUser},
 	} {
-		got, err := Resolve(c.user, strings.NewReader(users), strings.NewReader(groups))
-		if !errors.Is(err, c.err) {
-			t.Errorf("Resolve(%q) = %v; want error %v", c.user, err, c.err)
-		}
-		if diff := cmp.Diff(c.want, got); diff != "" {
-			t.Errorf("Resolve(%q): -want +got\n%s", c.user, diff)
+		got, err := Lookup(strings.NewReader(users), c.match)
+		if diff := cmp.Diff(c.want, got); diff != "" || !errors.Is(err, c.err) {
+			t.Errorf("Lookup = %v; want %v: -want +got\n%s", err, c.err, diff)
 		}
 	}
-	if got, err := Resolve("7:8", nil, nil); err != nil || got.UID != 7 || got.GID != 8 {
-		t.Errorf("Resolve without files = %v, %v; want 7:8", got, err)
+}
+
+func TestGroups(t *testing.T) {
+	got, err := Memberships(strings.NewReader(groups), "app")
+	if diff := cmp.Diff([]uint32{10, 1001, 44}, got); diff != "" || err != nil {
+		t.Errorf("Memberships(app) = %v: -want +got\n%s", err, diff)
+	}
+	if got, err := Memberships(strings.NewReader(groups), ""); len(got) != 0 || err != nil {
+		t.Errorf("Memberships of nobody = %v, %v; want none", got, err)
+	}
+	named := func(name string) func(Group) bool { return func(g Group) bool { return g.Name == name } }
+	if g, err := LookupGroup(strings.NewReader(groups), named("video")); g.GID != 44 || err != nil {
+		t.Errorf("LookupGroup(video) = %v, %v; want 44", g, err)
+	}
+	if _, err := LookupGroup(strings.NewReader(groups), named("bad")); !errors.Is(err, ErrNoGroup) {
+		t.Errorf("LookupGroup(bad) = %v; want %v", err, ErrNoGroup)
+	}
+}
+
+// TestManyGroups is CVE-2026-47262: an image's group file does not make the daemon hold or set more than the kernel takes.
+func TestManyGroups(t *testing.T) {
+	var b strings.Builder
+	for i := range MaxGroups + 1000 {
+		b.WriteString("g:x:" + strconv.Itoa(i) + ":app\n")
+	}
+	got, err := Memberships(strings.NewReader(b.String()), "app")
+	if len(got) != MaxGroups || err != nil {
+		t.Errorf("Memberships = %d groups, %v; want %d", len(got), err, MaxGroups)
 	}
 }
 
@@ -69,16 +88,17 @@ func TestTooLong(t *testing.T) {
 	}
 }
 
-func FuzzResolve(f *testing.F) {
-	f.Add("app:wheel", users, groups)
+func FuzzLookup(f *testing.F) {
+	f.Add("app", users, groups)
 	f.Add("0", ":::::", "a:b:c:d")
-	f.Fuzz(func(t *testing.T, user, p, g string) {
-		i, err := Resolve(user, strings.NewReader(p), strings.NewReader(g))
-		if err == nil && (i.UID == 1<<32-1 || i.GID == 1<<32-1) {
-			t.Fatalf("Resolve(%q) = %v: an id that means no change", user, i)
+	f.Fuzz(func(t *testing.T, name, p, g string) {
+		u, err := Lookup(strings.NewReader(p), ByName(name))
+		if err == nil && (u.UID == 1<<32-1 || u.GID == 1<<32-1 || u.Name != name) {
+			t.Fatalf("Lookup(%q) = %v: an id that means no change, or another user", name, u)
 		}
-		if len(i.Groups) > MaxGroups {
-			t.Fatalf("%d groups", len(i.Groups))
+		gids, err := Memberships(strings.NewReader(g), name)
+		if err == nil && (len(gids) > MaxGroups || slices.Contains(gids, 1<<32-1)) {
+			t.Fatalf("Memberships(%q) = %d groups: too many, or an id that means no change", name, len(gids))
 		}
 	})
 }

@@ -5,6 +5,8 @@
 package payload
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -40,6 +42,15 @@ func Supervisor(stateDir string) (*os.File, error) { return supervisorFile.open(
 
 // Init is cri-shim-init; see Supervisor.
 func Init(stateDir string) (*os.File, error) { return initFile.open(stateDir) }
+
+// ID names the content of a program.
+func ID(f *os.File) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		return "", fmt.Errorf("program %s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
 
 // Classes is cri-shim-classes; see Supervisor.
 func Classes(stateDir string) (*os.File, error) { return classesFile.open(stateDir) }

@@ -51,21 +51,8 @@ type Child struct {
 
 // Create makes a container. On an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Child, err error) {
-	if err := CheckID(o.ID); err != nil {
-		return nil, nil, err
-	}
-	if o.Bundle, err = filepath.Abs(o.Bundle); err != nil {
-		return nil, nil, err
-	}
-	config, err := os.ReadFile(filepath.Join(o.Bundle, configFile))
+	spec, config, err := readBundle(&o)
 	if err != nil {
-		return nil, nil, err
-	}
-	spec, err := parseSpec(config)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkTerminal(spec.Process, &o); err != nil {
 		return nil, nil, err
 	}
 	c, err := r.reserve(&o, spec, config)
@@ -86,6 +73,23 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ 
 		return nil, nil, err
 	}
 	return c, &Child{PID: l.child.PID, Pidfd: l.child.Pidfd}, nil
+}
+
+// readBundle reads what is to become a container.
+func readBundle(o *CreateOptions) (spec *specs.Spec, config []byte, err error) {
+	if err := CheckID(o.ID); err != nil {
+		return nil, nil, err
+	}
+	if o.Bundle, err = filepath.Abs(o.Bundle); err != nil {
+		return nil, nil, err
+	}
+	if config, err = os.ReadFile(filepath.Join(o.Bundle, configFile)); err != nil {
+		return nil, nil, err
+	}
+	if spec, err = parseSpec(config); err != nil {
+		return nil, nil, err
+	}
+	return spec, config, checkTerminal(spec.Process, o)
 }
 
 func checkTerminal(p *specs.Process, o *CreateOptions) error {
