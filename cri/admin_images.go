@@ -20,6 +20,8 @@ type ImageAdmin interface {
 	Pin(ctx context.Context, refOrID string, pinned bool) error
 	// Remove takes a name from an image, and removes it with its last one.
 	Remove(ctx context.Context, refOrID string) error
+	// Pulls are those that go on: all, or those of one reference.
+	Pulls(ctx context.Context, ref string) ([]image.PullProgress, error)
 	DiskUse(ctx context.Context) (*image.DiskUse, error)
 	Free(ctx context.Context, o image.FreeOptions) (*image.Freed, error)
 	Verify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error)
@@ -30,6 +32,7 @@ const (
 	adminImageTag    = "ImageTag"
 	adminImagePin    = "ImagePin"
 	adminImageRemove = "ImageRemove"
+	adminImagePulls  = "ImagePulls"
 	adminImageUse    = "ImageDiskUse"
 	adminImageFree   = "ImageFree"
 	adminImageVerify = "ImageVerify"
@@ -59,6 +62,9 @@ var imageMethods = []grpc.MethodDesc{
 	}),
 	imageMethod(adminImageRemove, func(ctx context.Context, i ImageAdmin, r nameRequest) (struct{}, error) {
 		return struct{}{}, i.Remove(ctx, r.Image)
+	}),
+	imageMethod(adminImagePulls, func(ctx context.Context, i ImageAdmin, r nameRequest) ([]image.PullProgress, error) {
+		return i.Pulls(ctx, r.Image)
 	}),
 	imageMethod(adminImageUse, func(ctx context.Context, i ImageAdmin, _ struct{}) (*image.DiskUse, error) {
 		return i.DiskUse(ctx)
@@ -144,4 +150,9 @@ func (c *AdminClient) ImageFree(ctx context.Context, o image.FreeOptions) (*imag
 // ImageVerify compares layers with their digests.
 func (c *AdminClient) ImageVerify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error) {
 	return imageCall[*image.VerifyReport](ctx, c, adminImageVerify, o)
+}
+
+// ImagePulls tells how far pulls are: all, or those of one reference.
+func (c *AdminClient) ImagePulls(ctx context.Context, ref string) ([]image.PullProgress, error) {
+	return imageCall[[]image.PullProgress](ctx, c, adminImagePulls, nameRequest{ref})
 }

@@ -284,7 +284,10 @@ func (s *fakeImages) Remove(_ context.Context, ref string) error {
 func (s *fakeImages) Usage(context.Context) ([]FilesystemUsage, error) {
 	return []FilesystemUsage{{Mountpoint: "/var/lib/cri-shim/images", UsedBytes: 4096, Inodes: 3}}, s.fail
 }
-func (s *fakeImages) Verbose(context.Context, string) (map[string]any, error) {
+func (s *fakeImages) Verbose(ctx context.Context, ref string) (map[string]any, error) {
+	if img, err := s.Get(ctx, ref); img == nil {
+		return nil, err
+	}
 	return map[string]any{"config": map[string]string{"User": "1000"}}, nil
 }
 

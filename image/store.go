@@ -58,6 +58,8 @@ type Store struct {
 	names  map[string]digest.Digest
 	holds  map[string]map[digest.Digest]struct{} // by owner
 	broken []Problem
+	// progress is of the pulls that go on.
+	progress map[*progress]struct{}
 	// partials are the blobs whose download is being put aside.
 	partials map[digest.Digest]bool
 
@@ -92,6 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		pulls:  pullGroup{m: map[string]*pullCall{}},
 		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
+		progress: map[*progress]struct{}{},
 		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
 		gzip: cfg.gzipProgram(),
 	}

@@ -31,8 +31,9 @@ func imageCommand() *cli.Command {
 			Name:      "pull",
 			Usage:     "pull images from their registries and print their IDs",
 			ArgsUsage: "IMAGE...",
-			Flags:     []cli.Flag{endpointFlag(), credsFlag()},
-			Action:    pullImages,
+			Flags: []cli.Flag{endpointFlag(), credsFlag(),
+				&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on standard error"}},
+			Action: pullImages,
 		}, {
 			Name:      "why",
 			Usage:     "say from where an image would be pulled, with which credentials, and what each host answers",
@@ -197,7 +198,9 @@ func pullImages(ctx context.Context, cmd *cli.Command) error {
 	}
 	return withImages(cmd, func(c pb.ImageServiceClient) error {
 		for _, ref := range refs {
+			done := showProgress(ctx, cmd, ref)
 			resp, err := c.PullImage(ctx, &pb.PullImageRequest{Image: &pb.ImageSpec{Image: ref}, Auth: auth})
+			done()
 			if err != nil {
 				return err
 			}
