@@ -18,7 +18,7 @@ FUZZTIME ?= 20s
 SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ demo: build ## run pods in a private daemon, step by step, with crictl; about a 
 lint: ## gofmt, go vet, staticcheck, shell syntax
 	hack/lint.sh
 
+mutants: ## take protections out one by one and see their tests fail (needs root; ONLY=CVE-2024-21626)
+	$(GO) run ./hack/mutants $(ONLY)
+
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	FUZZTIME=$(FUZZTIME) hack/fuzz.sh
 
@@ -100,5 +103,6 @@ tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done
 
 clean: ## remove what was built
+	@[ ! -e .cache/cluster/current ] || hack/kube/cluster.sh down
 	rm -rf bin .cache
 	rm -f $(PAYLOAD)/cri-shim-*

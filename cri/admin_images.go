@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -19,6 +20,11 @@ type ImageAdmin interface {
 	Pin(ctx context.Context, refOrID string, pinned bool) error
 	// Remove takes a name from an image, and removes it with its last one.
 	Remove(ctx context.Context, refOrID string) error
+	// Pulls are those that go on: all, or those of one reference.
+	Pulls(ctx context.Context, ref string) ([]image.PullProgress, error)
+	DiskUse(ctx context.Context) (*image.DiskUse, error)
+	Free(ctx context.Context, o image.FreeOptions) (*image.Freed, error)
+	Verify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error)
 }
 
 // Names of calls, and their requests.
@@ -26,6 +32,10 @@ const (
 	adminImageTag    = "ImageTag"
 	adminImagePin    = "ImagePin"
 	adminImageRemove = "ImageRemove"
+	adminImagePulls  = "ImagePulls"
+	adminImageUse    = "ImageDiskUse"
+	adminImageFree   = "ImageFree"
+	adminImageVerify = "ImageVerify"
 )
 
 type (
@@ -52,6 +62,18 @@ var imageMethods = []grpc.MethodDesc{
 	}),
 	imageMethod(adminImageRemove, func(ctx context.Context, i ImageAdmin, r nameRequest) (struct{}, error) {
 		return struct{}{}, i.Remove(ctx, r.Image)
+	}),
+	imageMethod(adminImagePulls, func(ctx context.Context, i ImageAdmin, r nameRequest) ([]image.PullProgress, error) {
+		return i.Pulls(ctx, r.Image)
+	}),
+	imageMethod(adminImageUse, func(ctx context.Context, i ImageAdmin, _ struct{}) (*image.DiskUse, error) {
+		return i.DiskUse(ctx)
+	}),
+	imageMethod(adminImageFree, func(ctx context.Context, i ImageAdmin, o image.FreeOptions) (*image.Freed, error) {
+		return i.Free(ctx, o)
+	}),
+	imageMethod(adminImageVerify, func(ctx context.Context, i ImageAdmin, o image.VerifyOptions) (*image.VerifyReport, error) {
+		return i.Verify(ctx, o)
 	}),
 }
 
@@ -113,4 +135,24 @@ func (c *AdminClient) ImagePin(ctx context.Context, refOrID string, pinned bool)
 func (c *AdminClient) ImageRemove(ctx context.Context, refOrID string) error {
 	_, err := imageCall[struct{}](ctx, c, adminImageRemove, nameRequest{refOrID})
 	return err
+}
+
+// ImageDiskUse tells what takes the image store's disk.
+func (c *AdminClient) ImageDiskUse(ctx context.Context) (*image.DiskUse, error) {
+	return imageCall[*image.DiskUse](ctx, c, adminImageUse, struct{}{})
+}
+
+// ImageFree frees what nobody needs, or tells what it would free.
+func (c *AdminClient) ImageFree(ctx context.Context, o image.FreeOptions) (*image.Freed, error) {
+	return imageCall[*image.Freed](ctx, c, adminImageFree, o)
+}
+
+// ImageVerify compares layers with their digests.
+func (c *AdminClient) ImageVerify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error) {
+	return imageCall[*image.VerifyReport](ctx, c, adminImageVerify, o)
+}
+
+// ImagePulls tells how far pulls are: all, or those of one reference.
+func (c *AdminClient) ImagePulls(ctx context.Context, ref string) ([]image.PullProgress, error) {
+	return imageCall[[]image.PullProgress](ctx, c, adminImagePulls, nameRequest{ref})
 }

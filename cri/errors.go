@@ -33,6 +33,7 @@ var kinds = []struct {
 	{image.ErrExists, codes.AlreadyExists},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{image.ErrUnauthorized, codes.PermissionDenied},
+	{image.ErrDenied, codes.PermissionDenied},
 	{image.ErrUnavailable, codes.Unavailable},
 	{image.ErrStalled, codes.Unavailable},
 	{image.ErrClosed, codes.Unavailable},

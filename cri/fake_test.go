@@ -229,7 +229,7 @@ func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each 
 }
 
 func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
-	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024}, nil
+	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}, nil
 }
 
 func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }
@@ -285,7 +285,10 @@ func (s *fakeImages) Remove(_ context.Context, ref string) error {
 func (s *fakeImages) Usage(context.Context) ([]FilesystemUsage, error) {
 	return []FilesystemUsage{{Mountpoint: "/var/lib/cri-shim/images", UsedBytes: 4096, Inodes: 3}}, s.fail
 }
-func (s *fakeImages) Verbose(context.Context, string) (map[string]any, error) {
+func (s *fakeImages) Verbose(ctx context.Context, ref string) (map[string]any, error) {
+	if img, err := s.Get(ctx, ref); img == nil {
+		return nil, err
+	}
 	return map[string]any{"config": map[string]string{"User": "1000"}}, nil
 }
 

@@ -37,6 +37,9 @@ func (s *imageService) PullImage(ctx context.Context, req *pb.PullImageRequest) 
 // pullError tells the kubelet of a registry that does not answer as it wants to hear it: it
 // strips codes.Unknown, and then looks for this word at the beginning (pkg/errors of cri-api).
 func pullError(err error) error {
+	if errors.Is(err, image.ErrDenied) {
+		return status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrSignatureValidationFailed, err)
+	}
 	if errors.Is(err, image.ErrUnavailable) || errors.Is(err, image.ErrStalled) {
 		return status.Errorf(codes.Unknown, "%s: %v", crierrors.ErrRegistryUnavailable, err)
 	}

@@ -13,16 +13,19 @@ func (s *imageService) ImageStatus(ctx context.Context, req *pb.ImageStatusReque
 		return nil, err
 	}
 	img, err := s.images.Get(ctx, spec.Image)
-	if err != nil || img == nil {
+	if err != nil {
 		return &pb.ImageStatusResponse{}, err
 	}
-	resp := &pb.ImageStatusResponse{Image: imageToProto(img)}
+	resp := &pb.ImageStatusResponse{}
+	if img != nil {
+		resp.Image = imageToProto(img)
+	}
 	if !req.GetVerbose() {
 		return resp, nil
 	}
-	values, err := s.images.Verbose(ctx, img.ID)
-	if err != nil {
-		return nil, err
+	values, err := s.images.Verbose(ctx, spec.Image)
+	if err != nil || len(values) == 0 {
+		return resp, err
 	}
 	resp.Info, err = objectInfo(values)
 	return resp, err

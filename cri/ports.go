@@ -128,6 +128,7 @@ type Images interface {
 	Pull(ctx context.Context, ref string, creds Credentials) (id string, err error)
 	Remove(ctx context.Context, ref string) error // nil when absent
 	Usage(ctx context.Context) ([]FilesystemUsage, error)
+	// Verbose tells of an image that is there or is being pulled; nothing of others.
 	Verbose(ctx context.Context, ref string) (map[string]any, error)
 }
 

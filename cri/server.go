@@ -38,6 +38,8 @@ type Options struct {
 	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
+	// WritableLayers tells what the containers' writable layers take; nil: it is not told.
+	WritableLayers func(context.Context) ([]FilesystemUsage, error)
 	// ImageAdmin does what administrators ask of the image store; nil: those calls are unimplemented.
 	ImageAdmin ImageAdmin
 	// Devices tells what running containers have; nil: the call is unimplemented.
@@ -73,7 +75,7 @@ func NewServer(o Options) *grpc.Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
-	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
+	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, writable: o.WritableLayers, handlers: handlerSet(o.Handlers)})
 	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, images: o.ImageAdmin, devices: o.Devices})
 	return s
 }
@@ -96,6 +98,7 @@ func newRuntimeService(o Options) *runtimeService {
 type imageService struct {
 	pb.UnimplementedImageServiceServer
 	images   Images
+	writable func(context.Context) ([]FilesystemUsage, error)
 	handlers map[string]bool
 }
 

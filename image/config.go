@@ -44,7 +44,11 @@ type Config struct {
 	// Pinned are references, or with a "*" at the end prefixes of them, of images that List reports as pinned: the
 	// kubelet does not collect those. They are normalised as those of Get are.
 	Pinned []string
-	Log    *slog.Logger
+	// Verifiers is a folder of programs that approve images; "" is none. See trust.go.
+	Verifiers string
+	// VerifierTimeout bounds one call of one program. Default 10 s.
+	VerifierTimeout time.Duration
+	Log             *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -67,6 +71,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.ProgressTimeout <= 0 {
 		c.ProgressTimeout = 30 * time.Second
+	}
+	if c.VerifierTimeout <= 0 {
+		c.VerifierTimeout = 10 * time.Second
 	}
 	if c.MaxLayerSize <= 0 {
 		c.MaxLayerSize = 256 << 30

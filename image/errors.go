@@ -33,6 +33,7 @@ var (
 	ErrStoreInUse   = errors.New("image store is in use by another process")
 	ErrClosed       = errors.New("image store is closed")
 	ErrExists       = errors.New("image exists already")
+	ErrDenied       = errors.New("image is denied by policy")
 	ErrInvalid      = layer.ErrInvalid
 	ErrTooLarge     = layer.ErrTooLarge
 )

@@ -13,7 +13,8 @@ import (
 // fetcher reads blobs of a source with patience: it goes on where a connection broke or stalled, there or elsewhere.
 type fetcher struct {
 	source
-	stall time.Duration
+	stall    time.Duration
+	progress *progress // of the pull; nil counts nothing
 }
 
 const (
@@ -103,9 +104,12 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		}
 		if n := b.partial.readAt(p, b.off); n > 0 {
 			b.off += int64(n)
+			b.f.progress.had(int64(n))
 			return n, nil
 		}
+		start, place := time.Now(), b.left[0]
 		n, err := b.readOnce(p)
+		b.f.progress.read(n, start, b.f.host(place))
 		b.off += int64(n)
 		if n > 0 {
 			b.noteUsed()

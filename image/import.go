@@ -86,7 +86,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	if o.Platform != nil {
 		platform = o.Platform
 	}
-	src := fetcher{&blobSource{blobs, filepath.Base(tmp)}, s.cfg.ProgressTimeout}
+	src := fetcher{source: &blobSource{blobs, filepath.Base(tmp)}, stall: s.cfg.ProgressTimeout}
 	todo, err := importList(ctx, src, top, *platform, o.Repository)
 	if err != nil {
 		return nil, err
@@ -223,6 +223,7 @@ type blobSource struct {
 
 func (b *blobSource) places() []int    { return []int{0} }
 func (b *blobSource) blame(int)        {}
+func (b *blobSource) host(int) string  { return "archive" }
 func (b *blobSource) registry() string { return "archive" }
 
 func (b *blobSource) open(ctx context.Context, desc ocispec.Descriptor, offset int64, _ int) (io.ReadCloser, error) {

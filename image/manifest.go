@@ -33,6 +33,8 @@ type source interface {
 	open(ctx context.Context, desc ocispec.Descriptor, offset int64, place int) (io.ReadCloser, error)
 	// wrap names the place in an error and gives the error its kind. A negative place stands for the whole source.
 	wrap(place int, err error) error
+	// host names a place.
+	host(place int) string
 	// registry names the source.
 	registry() string
 }

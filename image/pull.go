@@ -58,7 +58,9 @@ func pullKey(named reference.Named, auth *Auth, p ocispec.Platform) string {
 }
 
 func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p ocispec.Platform) (*Image, error) {
-	start := time.Now()
+	seen := newProgress(named.String())
+	defer s.watch(seen)()
+	s.log.Info("pulling image", "image", named.String())
 	reg, err := s.openRegistry(ctx, named, auth)
 	if err != nil {
 		return nil, err
@@ -68,14 +70,15 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p o
 	if err != nil {
 		return nil, err
 	}
-	src := fetcher{reg, s.cfg.ProgressTimeout}
+	src := fetcher{source: reg, stall: s.cfg.ProgressTimeout}
 	names := []string{reference.TrimNamed(named).Name() + "@" + top.Digest.String()}
 	if _, ok := named.(reference.Tagged); ok {
 		names = append(names, named.String())
 	}
-	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names})
+	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names, progress: seen})
 	if err == nil {
-		s.log.Info("pulled image", "image", named.String(), "id", img.ID, "bytes", img.Size, "took", time.Since(start))
+		s.log.Info("pulled image", append([]any{"image", named.String(), "id", img.ID, "bytes", img.Size,
+			"took", time.Since(seen.start).Round(10 * time.Microsecond)}, seen.attrs()...)...)
 	}
 	return img, err
 }
@@ -86,10 +89,32 @@ type installation struct {
 	platform ocispec.Platform
 	names    []string
 	pin      bool
+	progress *progress // nil: nobody wants to know
+	approved *approval // by the verifiers
+}
+
+// asked is the name that the image is wanted by: a tag if there is one.
+func (in installation) asked() string {
+	for _, n := range in.names {
+		if !strings.Contains(n, "@") {
+			return n
+		}
+	}
+	if len(in.names) > 0 {
+		return in.names[0]
+	}
+	return ""
 }
 
 // install makes the image that top leads to present and gives it names.
 func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Image, error) {
+	policy, err := s.judge(ctx, in.asked(), in.top)
+	if err != nil {
+		return nil, err
+	}
+	if policy != "" {
+		in.approved = &approval{policy, time.Now().UTC()}
+	}
 	m, err := readManifest(ctx, src, in.top, in.platform)
 	if err != nil {
 		return nil, err
@@ -107,11 +132,14 @@ func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Ima
 		}
 		s.settleLater(root, m.configID, landing)
 	}()
+	in.progress.enter(stageLayers)
+	src.progress = in.progress
 	used, err := s.ensureLayers(ctx, src, m)
 	defer func() { s.layers.unuse(used) }()
 	if err != nil {
 		return nil, err
 	}
+	in.progress.enter(stageCommit)
 	for {
 		var img *Image
 		if img, landing, err = s.commit(m, in); !errors.Is(err, errGone) {
@@ -128,14 +156,24 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 	}
 	var mu sync.Mutex
 	var used []digest.Digest
+	missing := s.expect(src.progress, m)
 	g, gctx := errgroup.WithContext(ctx)
 	for i, id := range m.config.RootFS.DiffIDs {
 		g.Go(func() error {
+			made := false
 			_, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
+				made = true
+				defer src.progress.built(time.Now())
 				return s.buildLayer(ctx, src, m.layers[i], id)
 			})
 			if err != nil {
 				return err
+			}
+			if missing[i] && !made {
+				src.progress.had(m.layers[i].Size) // another pull fetched it
+			}
+			if missing[i] {
+				src.progress.layerDone()
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -148,6 +186,23 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 		err = context.Cause(ctx)
 	}
 	return used, err
+}
+
+// expect tells the progress what there is to do, and says which layers, by number, are missing. A layer that comes twice
+// is fetched once.
+func (s *Store) expect(p *progress, m *manifest) map[int]bool {
+	missing := map[int]bool{}
+	seen := map[digest.Digest]bool{}
+	var bytes int64
+	for i, id := range m.config.RootFS.DiffIDs {
+		if !seen[id] && s.layers.get(id) == nil {
+			missing[i] = true
+			bytes += m.layers[i].Size
+		}
+		seen[id] = true
+	}
+	p.expect(len(m.layers), len(m.layers)-len(missing), bytes)
+	return missing
 }
 
 // checkSpace refuses what cannot fit even if nothing was compressed, before it fills the disk.
@@ -189,6 +244,9 @@ func (s *Store) commit(m *manifest, in installation) (*Image, *int, error) {
 	}
 	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
 	r.Pinned = r.Pinned || in.pin
+	if in.approved != nil {
+		r.Approved = in.approved
+	}
 	r.add(now, in.names...)
 	if old != nil {
 		err = writeRecord(s.imageDir(r.ID), r)

@@ -42,6 +42,8 @@ func (s *Store) openRegistry(ctx context.Context, ref reference.Named, auth *Aut
 
 func (r *remote) registry() string { return reference.Domain(r.ref) }
 
+func (r *remote) host(place int) string { return r.hosts[place].Host }
+
 func (r *remote) close() { r.conns.closeIdle() }
 
 // top asks the hosts, one after the other, for what the reference names now.

@@ -11,6 +11,7 @@
 //	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
 //	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
 //	trash/               what is being deleted
+//	damaged/             layers that were replaced, as long as a container has them mounted
 //	empty/               an empty directory, the second layer where overlayfs wants two
 //	lock                 held by the process that uses the store
 //
@@ -57,6 +58,8 @@ type Store struct {
 	names  map[string]digest.Digest
 	holds  map[string]map[digest.Digest]struct{} // by owner
 	broken []Problem
+	// progress is of the pulls that go on.
+	progress map[*progress]struct{}
 	// partials are the blobs whose download is being put aside.
 	partials map[digest.Digest]bool
 
@@ -91,6 +94,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		pulls:  pullGroup{m: map[string]*pullCall{}},
 		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
+		progress: map[*progress]struct{}{},
 		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
 		gzip: cfg.gzipProgram(),
 	}
@@ -104,7 +108,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	for _, d := range []string{"layers", "images", "ingest", "partial", "trash"} {
+	for _, d := range []string{"layers", "images", "ingest", "partial", "trash", "damaged"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}

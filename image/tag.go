@@ -19,8 +19,8 @@ func (s *Store) Tag(ctx context.Context, refOrID, name string, force bool) (stri
 	if _, ok := n.(reference.Digested); ok {
 		return "", fmt.Errorf("tag image: %q is a digest, which is not chosen but computed: %w", name, ErrReference)
 	}
-	if err := context.Cause(ctx); err != nil {
-		return "", err
+	if err := s.admitAs(ctx, refOrID, n.String()); err != nil {
+		return "", fmt.Errorf("tag image %s: %w", refOrID, err)
 	}
 	s.change.Lock()
 	defer s.change.Unlock()

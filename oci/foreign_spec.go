@@ -3,6 +3,9 @@ package oci
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"unicode/utf8"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -18,6 +21,8 @@ type Specified struct {
 	Group     cgroup.Expected
 	KillGroup []string
 	Warnings  []string
+	// Files are for the root file system, as in Built.
+	Files map[string][]byte
 }
 
 // containerType is an annotation by which runtimes of virtual machines tell a pod's first container from those that are
@@ -48,7 +53,10 @@ func (r *Runtime) specify(ctx context.Context, p Params) (*Specified, error) {
 	if err := r.relabel(ctx, b); err != nil {
 		return nil, err
 	}
-	s := &Specified{Spec: b.Spec, User: b.User, Warnings: b.Warnings}
+	if err := checkJSON(b.Spec); err != nil {
+		return nil, err
+	}
+	s := &Specified{Spec: b.Spec, User: b.User, Warnings: b.Warnings, Files: b.Files}
 	if s.Group, err = r.cgroups.Expect(p.CgroupPath); err != nil {
 		return nil, err
 	}
@@ -61,11 +69,35 @@ func (r *Runtime) specify(ctx context.Context, p Params) (*Specified, error) {
 // CheckForeign finds what would make Specify fail without the image's files.
 func (r *Runtime) CheckForeign(ctx context.Context, p Params) error {
 	p.Root, p.RootPath, p.checkOnly = nil, "/", true
-	_, err := Build(ctx, r.host, &p)
-	return err
+	b, err := Build(ctx, r.host, &p)
+	if err != nil {
+		return err
+	}
+	return checkJSON(b.Spec)
 }
 
-// Limits are a client's limits in the runtime specification's terms.
+// checkJSON refuses what a config.json cannot say: encoded, bytes that are no UTF-8 become others.
+func checkJSON(s *specs.Spec) error {
+	text := map[string][]string{"process.args": s.Process.Args, "process.env": s.Process.Env, "process.cwd": {s.Process.Cwd}}
+	for i, m := range s.Mounts {
+		text[index("mounts", i)] = []string{m.Source, m.Destination}
+	}
+	for _, field := range slices.Sorted(maps.Keys(text)) {
+		for _, v := range text[field] {
+			if !utf8.ValidString(v) {
+				return fieldf(field, "%q is not UTF-8, which another runtime cannot be given", v)
+			}
+		}
+	}
+	return nil
+}
+
+// Limits are a client's limits, for the update of a running container, in the runtime specification's terms.
 func (r *Runtime) Limits(res *workload.Resources) (*specs.LinuxResources, error) {
-	return Resources(r.host, res)
+	lr, err := Resources(r.host, res)
+	if err == nil && lr.Memory != nil {
+		check := true
+		lr.Memory.CheckBeforeUpdate = &check
+	}
+	return lr, err
 }

@@ -73,6 +73,26 @@ func (m *Manager) awaitLayers(ctx context.Context, all ...*ctr) {
 	}
 }
 
+// LayersUsage adds up the writable layers of all containers and names their folder. It takes what is known; what is old
+// is measured anew in the background.
+func (m *Manager) LayersUsage(ctx context.Context) LayerStats {
+	var all []*ctr
+	m.mu.Lock()
+	for _, c := range m.ctrs {
+		all = append(all, c)
+	}
+	m.mu.Unlock()
+	m.awaitLayers(ctx, all...)
+	sum := LayerStats{Dir: m.layerDir(""), At: time.Now(), Known: true}
+	for _, c := range all {
+		l := m.layerStats(c)
+		sum.Bytes += l.Bytes
+		sum.Inodes += l.Inodes
+		sum.Known = sum.Known && l.Known
+	}
+	return sum
+}
+
 // awaitLayersOf does so for the containers that run.
 func (m *Manager) awaitLayersOf(ctx context.Context, all []*Container) {
 	var running []*ctr

@@ -20,7 +20,7 @@ import (
 func imageCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "image",
-		Usage: "list, pull, remove, import and export images",
+		Usage: "list, pull, remove, import, export, verify and free images",
 		Commands: []*cli.Command{{
 			Name:    "ls",
 			Aliases: []string{"list"},
@@ -31,8 +31,9 @@ func imageCommand() *cli.Command {
 			Name:      "pull",
 			Usage:     "pull images from their registries and print their IDs",
 			ArgsUsage: "IMAGE...",
-			Flags:     []cli.Flag{endpointFlag(), credsFlag()},
-			Action:    pullImages,
+			Flags: []cli.Flag{endpointFlag(), credsFlag(),
+				&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on standard error"}},
+			Action: pullImages,
 		}, {
 			Name:      "why",
 			Usage:     "say from where an image would be pulled, with which credentials, and what each host answers",
@@ -65,6 +66,26 @@ func imageCommand() *cli.Command {
 			ArgsUsage: "IMAGE...",
 			Flags:     []cli.Flag{endpointFlag()},
 			Action:    pinImages(false),
+		}, {
+			Name:   "du",
+			Usage:  "tell what takes the image store's disk: by image, shared and alone",
+			Flags:  []cli.Flag{endpointFlag(), jsonFlag()},
+			Action: showDiskUse,
+		}, {
+			Name:  "gc",
+			Usage: "free what nobody needs, and tell what that was",
+			Flags: []cli.Flag{endpointFlag(), jsonFlag(),
+				&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only tell"},
+				&cli.BoolFlag{Name: "unused", Usage: "images, too, that no container has and that are not pinned"},
+				&cli.DurationFlag{Name: "min-age", Usage: "spare what pulls left within this `TIME`, and images pulled within it"}},
+			Action: freeImages,
+		}, {
+			Name:      "verify",
+			Usage:     "compare layers with their digests; all, or those of the images named",
+			ArgsUsage: "[IMAGE...]",
+			Flags: []cli.Flag{endpointFlag(), jsonFlag(),
+				&cli.BoolFlag{Name: "repair", Usage: "fetch damaged layers again"}},
+			Action: verifyImages,
 		}, {
 			Name:      "import",
 			Usage:     "import images from an archive: an OCI image layout or the output of docker save",
@@ -177,7 +198,9 @@ func pullImages(ctx context.Context, cmd *cli.Command) error {
 	}
 	return withImages(cmd, func(c pb.ImageServiceClient) error {
 		for _, ref := range refs {
+			done := showProgress(ctx, cmd, ref)
 			resp, err := c.PullImage(ctx, &pb.PullImageRequest{Image: &pb.ImageSpec{Image: ref}, Auth: auth})
+			done()
 			if err != nil {
 				return err
 			}

@@ -121,10 +121,13 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
-		Images:       criImages{p.store},
-		Archives:     archives{p.store},
-		ImageAdmin:   p.store,
+		Runtime:    podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
+		Images:     criImages{p.store},
+		Archives:   archives{p.store},
+		ImageAdmin: p.store,
+		WritableLayers: func(ctx context.Context) ([]cri.FilesystemUsage, error) {
+			return writableLayers(ctx, p.store, p.manager)
+		},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
@@ -215,6 +218,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		MaxConcurrentDownloads: cfg.MaxConcurrentDownloads,
 		ProgressTimeout:        cfg.PullProgressTimeout.Duration,
 		Pinned:                 cfg.PinnedImages,
+		Verifiers:              cfg.ImageVerifierDir,
+		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {

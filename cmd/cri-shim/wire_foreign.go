@@ -10,6 +10,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sync"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/cri"
 	"github.com/cri-shim/cri-shim/internal/config"
@@ -29,6 +32,9 @@ type foreignRuntimes struct {
 	bundles string   // a folder for each container that runs
 	oci     *oci.Runtime
 	log     *slog.Logger
+
+	mu       sync.Mutex
+	cleaning map[string]chan struct{} // by container, closed at the end
 }
 
 type foreignRuntime struct {
@@ -40,6 +46,7 @@ func newForeignRuntimes(ctx context.Context, cfg *config.Config, r *oci.Runtime,
 	f := &foreignRuntimes{
 		byName: map[string]*foreignRuntime{}, builtin: append([]string{""}, cfg.BuiltinHandlers...),
 		bundles: filepath.Join(cfg.State, "bundles"), oci: r, log: log,
+		cleaning: map[string]chan struct{}{},
 	}
 	if err := os.MkdirAll(f.bundles, 0o711); err != nil {
 		return nil, err
@@ -205,6 +212,9 @@ func (r *podRuntime) prepareForeign(ctx context.Context, h *foreignRuntime, c *s
 	if err != nil {
 		return nil, runtimeError(err)
 	}
+	if err := mountFiles(b, s); err != nil {
+		return nil, err
+	}
 	dir, err := b.Launch()
 	if err != nil {
 		return nil, err
@@ -223,6 +233,20 @@ func (r *podRuntime) prepareForeign(ctx context.Context, h *foreignRuntime, c *s
 		l.Foreign.PIDLink = b.PIDLink()
 	}
 	return l, nil
+}
+
+// mountFiles has files mounted that the built-in runtime would write.
+func mountFiles(b foreign.Bundle, s *oci.Specified) error {
+	for n, at := range slices.Sorted(maps.Keys(s.Files)) {
+		from, err := b.File(n, s.Files[at])
+		if err != nil {
+			return err
+		}
+		s.Spec.Mounts = append(s.Spec.Mounts, specs.Mount{
+			Destination: at, Type: "bind", Source: from, Options: []string{"bind", "rprivate", "ro", "nosuid", "nodev"},
+		})
+	}
+	return nil
 }
 
 // prepareForeignExec is PrepareExec in a container that another runtime has made.
@@ -253,6 +277,14 @@ func (f *foreignRuntimes) cleanup(ctx context.Context, p *sandbox.Pod, c *sandbo
 	if err == nil && r == nil || !b.Exists() {
 		return nil
 	}
+	free, waited := f.take(ctx, c.ID)
+	if waited != nil {
+		return waited
+	}
+	defer free()
+	if !b.Exists() {
+		return nil // another was faster
+	}
 	if r != nil {
 		err = r.Delete(ctx, c.ID)
 	}
@@ -272,19 +304,53 @@ func (f *foreignRuntimes) cleanup(ctx context.Context, p *sandbox.Pod, c *sandbo
 	return b.Remove()
 }
 
-// update changes limits through the runtime where systemd has to be told, which only that knows how it did before.
+// take waits until nobody else ends what a runtime has of a container: of two at once, one would be told that it is not
+// there, or is half gone.
+func (f *foreignRuntimes) take(ctx context.Context, id string) (free func(), err error) {
+	for {
+		f.mu.Lock()
+		busy := f.cleaning[id]
+		if busy == nil {
+			mine := make(chan struct{})
+			f.cleaning[id] = mine
+			f.mu.Unlock()
+			return func() {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				delete(f.cleaning, id)
+				close(mine)
+			}, nil
+		}
+		f.mu.Unlock()
+		select {
+		case <-busy:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("container %s: its runtime is still ending it: %w", id, ctx.Err())
+		}
+	}
+}
+
+// update changes limits by the kernel's files. Where systemd has made the group it has to be told too, which the runtime
+// does that had it made: it leaves out what it has no words for, and systemd rounds, so the files are written once more.
 func (f *foreignRuntimes) update(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, res *workload.Resources) error {
 	name := f.oci.CgroupPath(&p.Config, p.ID, c.ID)
 	r, err := f.of(p)
 	if err != nil {
 		return err
 	}
-	if r == nil || !cgroup.IsUnit(name) {
+	if r == nil {
 		return f.oci.Update(ctx, name, res)
+	}
+	group := cgroup.Foreign(name)
+	if err := f.oci.Update(ctx, group, res); err != nil || group == name {
+		return err
 	}
 	limits, err := f.oci.Limits(res)
 	if err != nil {
 		return err
 	}
-	return r.Update(ctx, c.ID, limits)
+	if err := r.Update(ctx, c.ID, limits); err != nil {
+		return err
+	}
+	return f.oci.Update(ctx, group, res)
 }

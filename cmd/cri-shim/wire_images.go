@@ -28,9 +28,13 @@ func newPodImages(s *image.Store, log *slog.Logger) *podImages { return &podImag
 // container is, whatever a client has removed.
 func (i *podImages) get(ref string) (*image.Image, error) { return i.store.Held(ref) }
 
-// Resolve implements sandbox.Images.
+// Resolve implements sandbox.Images. Whatever a container is made of comes through here, so policy is enforced here; the
+// verifiers' own timeout bounds it.
 func (i *podImages) Resolve(ref string) (*sandbox.Image, error) {
 	img, err := i.get(ref)
+	if err == nil {
+		err = i.store.Admit(context.Background(), img.ID)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -175,12 +179,20 @@ func (i criImages) Usage(ctx context.Context) ([]cri.FilesystemUsage, error) {
 }
 
 // Verbose implements cri.Images.
-func (i criImages) Verbose(_ context.Context, ref string) (map[string]any, error) {
-	img, err := i.store.Get(ref)
+func (i criImages) Verbose(ctx context.Context, ref string) (map[string]any, error) {
+	out := map[string]any{}
+	img, err := i.find(ref)
 	if err != nil {
 		return nil, err
 	}
-	return imageVerbose(img), nil
+	if img != nil {
+		out = imageVerbose(img)
+	}
+	// What is no reference, such as an ID, is not being pulled.
+	if pulls, err := i.store.Pulls(ctx, ref); err == nil && len(pulls) > 0 {
+		out["pull"] = pulls[0]
+	}
+	return out, nil
 }
 
 func isNotFound(err error) bool { return errors.Is(err, image.ErrNotFound) }

@@ -35,6 +35,9 @@ func (i *podImages) volumes(ctx context.Context, c *sandbox.Container, userns st
 
 func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount, userns string) (*os.File, error) {
 	img, err := i.get(m.Image.Image)
+	if err == nil {
+		err = i.store.Admit(ctx, img.ID)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@
 # .cache/critest/debs. Writes .cache/critest/report.json and .cache/critest/daemon.log.
 #   FOCUS, SKIP   regular expressions of specifications
 #   SEED          order of the specifications
+#   HANDLER       have another OCI runtime run the pods, such as runc or crun; the lists are not about what fails with it
 #   PARALLEL      how many at a time (default 1)
 #   TIMEOUT       for the whole run (default 1h)
 #   PREBUILT=1    take what an earlier run, or `run.sh build`, has built and downloaded
@@ -48,7 +49,19 @@ mkdir "$work/tmp" "$work/bin"
 command -v sudo >/dev/null || { printf '#!/bin/sh\nexec "$@"\n' > "$work/bin/sudo" && chmod +x "$work/bin/sudo"; }
 
 export TMPDIR=$work/tmp PATH=$PWD/.cache/tools:$work/bin:$PATH
-hack/isolate.sh "$cache/runner" \
+program=()
+if [ -n "${HANDLER:-}" ]; then
+  program=(-handler "$(command -v "$HANDLER")")
+fi
+hybrid=/sys/fs/cgroup/unified
+if [ "${HANDLER:-}" = crun ] && grep -qs . $hybrid/cgroup.controllers; then
+  # It refuses to run beside that. In a mount namespace without it, what a container mounts does not reach the host, so the
+  # specification of 'rshared' fails.
+  printf '#!/bin/sh\nexec unshare -m --propagation slave sh -c "umount %s && mount -t tmpfs none %s && exec \\"\\$@\\"" sh %s "$@"\n' $hybrid $hybrid "${program[1]}" > "$work/bin/crun"
+  chmod +x "$work/bin/crun"
+  program=(-handler "$work/bin/crun")
+fi
+hack/isolate.sh "$cache/runner" "${program[@]}" \
   -work "$work" -cri-shim "$PWD/bin/cri-shim" -critest "$PWD/.cache/tools/critest" -plugins "$PWD/.cache/cni-bin" \
   -debs "$cache/debs" -nonewprivs "$cache/nonewprivs" -known $here/known-failures.txt -excluded $here/excluded.txt \
   -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" \

@@ -180,11 +180,13 @@ func testCrictlPod(c *crictlTest) {
 			ID, State string
 			Network   struct{ IP string }
 		}
-		Info struct{ Record map[string]any }
+		Info struct {
+			RuntimeSpec map[string]any
+		}
 	}
 	c.json(&inspected, "inspectp", id)
-	if s := inspected.Status; s.ID != id || s.State != "SANDBOX_READY" || !strings.HasPrefix(s.Network.IP, "10.77.") || inspected.Info.Record == nil {
-		c.Errorf("crictl inspectp = %+v; want %s, ready, with an address", inspected, id)
+	if s := inspected.Status; s.ID != id || s.State != "SANDBOX_READY" || !strings.HasPrefix(s.Network.IP, "10.77.") || inspected.Info.RuntimeSpec == nil {
+		c.Errorf("crictl inspectp = %+v; want %s, ready, with an address and a specification", inspected, id)
 	}
 	c.wants(id, "stopp", id)
 	c.wants("NotReady", "pods", "--id", id)

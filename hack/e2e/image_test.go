@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -238,6 +239,33 @@ func TestImageFsInfo(t *testing.T) {
 	fs := resp.ImageFilesystems[0]
 	if fs.UsedBytes.GetValue() < 1<<20 || fs.InodesUsed.GetValue() < 100 || !strings.HasPrefix(fs.FsId.Mountpoint, n.path("root")) {
 		t.Errorf("ImageFsInfo() = %v; want at least a busybox, below %s", fs, n.path("root"))
+	}
+}
+
+// TestContainerFsInfo: what containers have written is told, on the file system that it is on.
+func TestContainerFsInfo(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	written := func() uint64 {
+		t.Helper()
+		resp, err := n.ImageFsInfo(ctx(t), &pb.ImageFsInfoRequest{})
+		if err != nil || len(resp.ContainerFilesystems) != 1 {
+			t.Fatalf("ImageFsInfo() = %v, %v; want one file system of containers", resp, err)
+		}
+		fs := resp.ContainerFilesystems[0]
+		if fs.FsId.Mountpoint != resp.ImageFilesystems[0].FsId.Mountpoint {
+			t.Fatalf("ImageFsInfo() has %s for containers and %s for images, which share a file system",
+				fs.FsId.Mountpoint, resp.ImageFilesystems[0].FsId.Mountpoint)
+		}
+		return fs.UsedBytes.GetValue()
+	}
+	before := written()
+	c := n.runPod(t).sleeping(t)
+	c.exec(t, "dd if=/dev/zero of=/big bs=1024 count=3000 2>/dev/null; sync")
+	for deadline := time.Now().Add(30 * time.Second); written() < before+3000<<10; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d bytes of containers, %d before one wrote 3000 KiB", written(), before)
+		}
 	}
 }
 

@@ -31,6 +31,8 @@ type Config struct {
 	MaxLayerSize           Size     `toml:"max_layer_size" doc:"What a layer may take uncompressed; a larger one fails the pull, so that a small download cannot fill the disk."`
 	MaxLayerEntries        int64    `toml:"max_layer_entries" doc:"Files, directories and links that a layer may have."`
 	PinnedImages           []string `toml:"pinned_images" doc:"Images that the kubelet's garbage collection leaves alone. A * at the end of a full name, as in docker.io/library/*, stands for any rest."`
+	ImageVerifierDir       string   `toml:"image_verifier_dir" doc:"Folder of programs that approve images, called as containerd calls its image verifiers: at pull, import and tag, and before a container is made of an image that these programs have not approved. All must approve; without a program in it nothing is. Empty: every image is allowed."`
+	ImageVerifierTimeout   Duration `toml:"image_verifier_timeout" doc:"For one call of one of these programs; then it is killed, and the image is denied."`
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
 
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
@@ -118,6 +120,7 @@ func Default() Config {
 		MaxLayerSize:            256 * GiB,
 		MaxLayerEntries:         8 << 20,
 		PullProgressTimeout:     Seconds(30),
+		ImageVerifierTimeout:    Seconds(10),
 		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
 		GPUDriverRoot:           "/",
 		GPUDeviceRoot:           "/",

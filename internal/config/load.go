@@ -176,6 +176,10 @@ func clone(c Config) Config {
 	c.PinnedImages = slices.Clone(c.PinnedImages)
 	c.DefaultUlimits = slices.Clone(c.DefaultUlimits)
 	c.Runtimes = maps.Clone(c.Runtimes)
+	for name, r := range c.Runtimes {
+		r.Options = slices.Clone(r.Options)
+		c.Runtimes[name] = r
+	}
 	return c
 }
 

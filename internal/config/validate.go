@@ -80,7 +80,7 @@ func (v *validator) paths(c Config) {
 	for _, path := range []struct{ key, value string }{
 		{"seccomp_profile", c.SeccompProfile}, {"rdt_config_file", c.RDTConfigFile}, {"blockio_config_file", c.BlockioConfigFile},
 		{"gpu_driver_root", c.GPUDriverRoot}, {"gpu_device_root", c.GPUDeviceRoot},
-		{"seccomp_profile", c.SeccompProfile}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
+		{"image_verifier_dir", c.ImageVerifierDir}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
 	} {
 		if path.value != "" {
 			v.path(path.key, path.value)
@@ -192,6 +192,7 @@ func (v *validator) durations(c Config) {
 		{"nri_registration_timeout", c.NRIRegistrationTimeout, 100 * time.Millisecond, time.Minute},
 		{"nri_request_timeout", c.NRIRequestTimeout, 100 * time.Millisecond, time.Minute},
 		{"pull_progress_timeout", c.PullProgressTimeout, time.Second, 24 * time.Hour},
+		{"image_verifier_timeout", c.ImageVerifierTimeout, time.Second, 10 * time.Minute},
 		{"stream_idle_timeout", c.StreamIdleTimeout, time.Second, 7 * 24 * time.Hour},
 		{"kill_timeout", c.KillTimeout, time.Second, time.Hour},
 		{"drain_timeout", c.DrainTimeout, 0, time.Hour},

@@ -79,6 +79,16 @@ func (b Bundle) Exec(p *specs.Process) (dir, process string, err error) {
 	return dir, process, nil
 }
 
+// File keeps the content of a file that a container is to have, and returns its path.
+func (b Bundle) File(n int, content []byte) (string, error) {
+	dir := filepath.Join(string(b), "files")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, strconv.Itoa(n))
+	return path, os.WriteFile(path, content, 0o644)
+}
+
 // Exists says whether there is something to be removed.
 func (b Bundle) Exists() bool {
 	_, err := os.Lstat(string(b))
