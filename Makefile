@@ -18,7 +18,7 @@ FUZZTIME ?= 20s
 SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ demo: build ## run pods in a private daemon, step by step, with crictl; about a 
 
 lint: ## gofmt, go vet, staticcheck, shell syntax
 	hack/lint.sh
+
+mutants: ## take protections out one by one and see their tests fail (needs root; ONLY=CVE-2024-21626)
+	$(GO) run ./hack/mutants $(ONLY)
 
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	FUZZTIME=$(FUZZTIME) hack/fuzz.sh

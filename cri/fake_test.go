@@ -26,17 +26,18 @@ import (
 
 // fakeRuntime keeps records in memory, as sandbox.Manager does on disk.
 type fakeRuntime struct {
-	mu         sync.Mutex
-	pods       []*sandbox.Pod // newest first
-	containers []*sandbox.Container
-	fail       error // returned by calls that change something
-	exec       func(ctx context.Context, timeout time.Duration) (*sandbox.ExecResult, error)
-	stream     func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
-	stopped    map[string]time.Duration
-	panics     bool
-	usage      *usage.Stats
-	events     sandbox.Manager // its subscriptions alone
-	cidrs      []netip.Prefix
+	mu           sync.Mutex
+	pods         []*sandbox.Pod // newest first
+	containers   []*sandbox.Container
+	fail         error // returned by calls that change something
+	checkpointed []string
+	exec         func(ctx context.Context, timeout time.Duration) (*sandbox.ExecResult, error)
+	stream       func(ctx context.Context, cmd []string, s sandbox.Streams) (int, error)
+	stopped      map[string]time.Duration
+	panics       bool
+	usage        *usage.Stats
+	events       sandbox.Manager // its subscriptions alone
+	cidrs        []netip.Prefix
 }
 
 func (r *fakeRuntime) RunPod(_ context.Context, cfg *workload.Pod) (string, error) {
@@ -331,4 +332,14 @@ func connect(t testing.TB, o Options) *grpc.ClientConn {
 	}
 	t.Cleanup(func() { conn.Close() })
 	return conn
+}
+
+func (f *fakeRuntime) CheckpointContainer(_ context.Context, id, archive string, timeout time.Duration) error {
+	f.checkpointed = append(f.checkpointed, fmt.Sprint(id, " ", archive, " ", timeout))
+	return nil
+}
+
+func (f *fakeRuntime) CheckpointPod(_ context.Context, id, dir string, containers []string) error {
+	f.checkpointed = append(f.checkpointed, fmt.Sprint(id, " ", dir, " ", containers))
+	return nil
 }

@@ -60,6 +60,14 @@ type Updates interface {
 	SetPodCIDRs(cidrs []netip.Prefix) error
 }
 
+// Checkpoints is what the services need of checkpoints; sandbox.Manager has it.
+type Checkpoints interface {
+	// CheckpointContainer writes an archive; 0 is the runtime's own timeout.
+	CheckpointContainer(ctx context.Context, id, archive string, timeout time.Duration) error
+	// CheckpointPod writes to an existing, empty folder.
+	CheckpointPod(ctx context.Context, id, dir string, containers []string) error
+}
+
 // Meters is what the services need of measurements; sandbox.Manager has it.
 type Meters interface {
 	// MeasureContainer and MeasurePod take an ID or a unique prefix of one; sandbox.ErrNotFound.
@@ -80,6 +88,7 @@ type Runtime interface {
 	Meters
 	Subscribe() *sandbox.Subscription
 	Updates
+	Checkpoints
 	Conditions(ctx context.Context) []sandbox.Condition
 }
 

@@ -1,6 +1,7 @@
 package cri
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/http"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 )
 
 // TestStreamConnections: who shares the node's network reaches the port, but has no token. Neither connections that say nothing nor
@@ -87,6 +90,48 @@ func FuzzStreamURL(f *testing.F) {
 		s.ServeHTTP(w, r) // what was taken, or asked for wrongly, is gone
 		if served != 0 && got == token || w.Code != http.StatusNotFound && w.Code != http.StatusMethodNotAllowed {
 			t.Errorf("%s %q = %d, served %d times", method, path, w.Code, served)
+		}
+	})
+}
+
+// TestResizeIsBounded: a size that has no end, from a client that may execute commands, is no way to the daemon's memory.
+func TestResizeIsBounded(t *testing.T) {
+	endless := &countedReader{prefix: `{"Width":80,"Height":24}{"Width":81,"Height":25}{"x":"`}
+	resize := make(chan remotecommand.TerminalSize, 10)
+	readSizes(t.Context(), endless, resize)
+	if len(resize) != 2 || endless.read > 1<<20 {
+		t.Errorf("%d sizes out of %d bytes; want the two that are whole, out of few", len(resize), endless.read)
+	}
+}
+
+// countedReader is a prefix and then one letter again and again, up to 64 MiB.
+type countedReader struct {
+	prefix string
+	read   int
+}
+
+func (r *countedReader) Read(p []byte) (int, error) {
+	if r.read > 64<<20 {
+		return 0, io.EOF
+	}
+	n := copy(p, r.prefix)
+	if r.prefix = r.prefix[n:]; n == 0 {
+		for i := range p {
+			p[i] = 'x'
+		}
+		n = len(p)
+	}
+	r.read += n
+	return n, nil
+}
+
+func FuzzSizes(f *testing.F) {
+	f.Add([]byte(`{"Width":80,"Height":24}`))
+	f.Add([]byte(`{"Width":70000}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		resize := make(chan remotecommand.TerminalSize, len(data)+1)
+		readSizes(t.Context(), bytes.NewReader(data), resize)
+		for range resize {
 		}
 	})
 }

@@ -139,11 +139,31 @@ func (s *StreamServer) serveRemoteV5(w http.ResponseWriter, r *http.Request, c *
 	return err
 }
 
+// maxResize is how much of the stream is read for one size: the decoder keeps a value whole.
+const maxResize = 4 << 10
+
+// bounded ends once more than left has been read.
+type bounded struct {
+	r    io.Reader
+	left int
+}
+
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errors.New("too long")
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
 // readSizes closes resize when the client's stream ends.
 func readSizes(ctx context.Context, from io.Reader, resize chan<- remotecommand.TerminalSize) {
 	defer close(resize)
-	for dec := json.NewDecoder(from); ; {
+	in := &bounded{r: from}
+	for dec := json.NewDecoder(in); ; {
 		var size remotecommand.TerminalSize
+		in.left = maxResize
 		if dec.Decode(&size) != nil {
 			return
 		}

@@ -134,3 +134,33 @@ func (r *Runtime) Kill(ctx context.Context, cgroupPath string) error {
 func (r *Runtime) Remove(ctx context.Context, cgroupPath string) error {
 	return r.cgroups.Remove(ctx, cgroupPath)
 }
+
+// Freeze stops every process of a group; an error leaves them running.
+func (r *Runtime) Freeze(ctx context.Context, cgroupPath string) error {
+	g, err := r.cgroups.Open(cgroupPath)
+	if err != nil {
+		return err
+	}
+	return g.Freeze(ctx)
+}
+
+// Thaw lets them go on; nil when the group is gone.
+func (r *Runtime) Thaw(cgroupPath string) error {
+	g, err := r.cgroups.Open(cgroupPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return g.Thaw()
+}
+
+// FreezerDir is the directory whose file freezes a group.
+func (r *Runtime) FreezerDir(cgroupPath string) (string, error) {
+	g, err := r.cgroups.Open(cgroupPath)
+	if err != nil {
+		return "", err
+	}
+	return g.FreezerDir()
+}

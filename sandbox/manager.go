@@ -36,6 +36,7 @@ type Config struct {
 	Runtime           Runtime
 	Meter             Meter
 	Limits            Limits
+	Checkpoints       Checkpoints // nil: none can be made
 	Log               *slog.Logger
 	// Failpoint, if set, is called after each named step has done its work; what it returns
 	// is the step's error. For tests.
@@ -126,6 +127,7 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	if err := m.recover(ctx); err != nil {
 		return nil, fmt.Errorf("recovery: %w", err)
 	}
+	m.thawLeftovers()
 	m.pool.warm()
 	m.background.Go(func() { m.reconcileLoop(m.life) })
 	m.background.Go(func() { m.measureLayers(m.life) })

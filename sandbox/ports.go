@@ -82,6 +82,19 @@ type Limits interface {
 	UpdatePod(ctx context.Context, p *Pod, r *workload.Resources) error
 }
 
+// Checkpoints captures running containers.
+type Checkpoints interface {
+	// Ready says what a checkpoint lacks on this node; it matches errors.ErrUnsupported then.
+	Ready(ctx context.Context) error
+	// Freeze stops all processes of a container; an error leaves them running.
+	Freeze(ctx context.Context, p *Pod, c *Container) error
+	// Thaw lets them go on; nil when they run, or are gone.
+	Thaw(p *Pod, c *Container) error
+	// Save writes a frozen container to an archive, which is there as a whole or not at all. layer is the container's own
+	// folder, work one for what is only needed meanwhile.
+	Save(ctx context.Context, p *Pod, c *Container, layer, work, archive string) error
+}
+
 // Environment is what the manager made for a container before it is launched.
 type Environment struct {
 	Root       *os.File          // the mounted root

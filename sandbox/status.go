@@ -88,12 +88,18 @@ func (m *Manager) ContainerVerbose(id string) (map[string]any, error) {
 
 // SupervisorInfo is what is told of a supervisor.
 type SupervisorInfo struct {
-	ID   string `json:"id"`
-	PID  int    `json:"pid,omitempty"` // 0: unknown
-	Pods int    `json:"pods"`
-	// State is "connected", "unreachable" (it lives and does not answer, or speaks another version) or "gone".
+	ID    string `json:"id"`
+	PID   int    `json:"pid,omitempty"` // 0: unknown
+	Pods  int    `json:"pods"`
 	State string `json:"state"`
 }
+
+// States of a supervisor.
+const (
+	SupervisorConnected   = "connected"
+	SupervisorUnreachable = "unreachable" // it lives and does not answer, or speaks another version
+	SupervisorGone        = "gone"
+)
 
 // Supervisors are those that there are, by ID.
 func (m *Manager) Supervisors() map[string]*SupervisorInfo {
@@ -119,17 +125,17 @@ func (p *pool) describe(id string) *SupervisorInfo {
 	if id == "" {
 		return nil
 	}
-	info := &SupervisorInfo{ID: id, State: "gone"}
+	info := &SupervisorInfo{ID: id, State: SupervisorGone}
 	p.mu.Lock()
 	info.Pods = len(p.pods[id])
 	switch {
 	case p.clients[id] != nil:
-		info.State = "connected"
+		info.State = SupervisorConnected
 	case p.estranged[id]:
-		info.State = "unreachable"
+		info.State = SupervisorUnreachable
 	}
 	p.mu.Unlock()
-	if info.State != "gone" {
+	if info.State != SupervisorGone {
 		// The file is this daemon's or the one's before; what it lacks is not worth an error.
 		text, _ := os.ReadFile(filepath.Join(p.dir, id, "pid"))
 		info.PID, _ = strconv.Atoi(string(text))

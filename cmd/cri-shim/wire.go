@@ -34,11 +34,12 @@ const (
 
 // parts are what a node is assembled from.
 type parts struct {
-	store    *image.Store
-	networks *cni.Networks
-	groups   *cgroup.Host
-	manager  *sandbox.Manager
-	streams  *cri.StreamServer
+	store       *image.Store
+	networks    *cni.Networks
+	groups      *cgroup.Host
+	manager     *sandbox.Manager
+	streams     *cri.StreamServer
+	checkpoints podCheckpoints
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -95,6 +96,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if err != nil {
 		return nil, err
 	}
+	p.checkpoints = newPodCheckpoints(runtime, cfg.CRIUProgram)
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
 	}
@@ -185,6 +187,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Runtime:           runtime,
 		Meter:             podMeter{runtime.oci, runtime.foreign},
 		Limits:            podLimits{runtime.oci, runtime.foreign},
+		Checkpoints:       p.checkpoints,
 		Log:               log,
 	})
 }

@@ -330,19 +330,27 @@ func (f *foreignRuntimes) take(ctx context.Context, id string) (free func(), err
 	}
 }
 
-// update changes limits through the runtime where systemd has to be told, which only that knows how it did before.
+// update changes limits by the kernel's files. Where systemd has made the group it has to be told too, which the runtime
+// does that had it made: it leaves out what it has no words for, and systemd rounds, so the files are written once more.
 func (f *foreignRuntimes) update(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, res *workload.Resources) error {
 	name := f.oci.CgroupPath(&p.Config, p.ID, c.ID)
 	r, err := f.of(p)
 	if err != nil {
 		return err
 	}
-	if r == nil || !cgroup.IsUnit(name) {
+	if r == nil {
 		return f.oci.Update(ctx, name, res)
+	}
+	group := cgroup.Foreign(name)
+	if err := f.oci.Update(ctx, group, res); err != nil || group == name {
+		return err
 	}
 	limits, err := f.oci.Limits(res)
 	if err != nil {
 		return err
 	}
-	return r.Update(ctx, c.ID, limits)
+	if err := r.Update(ctx, c.ID, limits); err != nil {
+		return err
+	}
+	return f.oci.Update(ctx, group, res)
 }

@@ -101,6 +101,7 @@ func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]
 			"cgroupDriver": cfg.CgroupDriver,
 			"network":      p.networkInfo(cfg),
 			"supervisors":  p.manager.Supervisors(),
+			"checkpoint":   p.checkpoints.status(),
 			"problems": map[string][]string{
 				"runtime": runtime.problems(), "network": texts(p.networks.Problems()), "images": texts(p.store.Problems()),
 				"records": badRecords(p.manager.BadRecords()),

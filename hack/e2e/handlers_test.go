@@ -338,6 +338,45 @@ func handlerPID(t *testing.T, n *node, handler string) {
 	}
 }
 
+// TestHandlerSystemd: runc has systemd make a scope, and tells it of new limits. (crun needs the system bus for that.)
+func TestHandlerSystemd(t *testing.T) {
+	n := systemdNode(t)
+	if peerPath(t, "runc") == "" {
+		t.Skip("needs the package runc")
+	}
+	n.config["runtimes"] = runtimesTable(t, "runc")
+	n.restart(t, syscall.SIGTERM)
+	t.Cleanup(func() { _ = exec.Command("systemctl", "stop", "crishime2e.slice").Run() })
+	p := n.runPodAs(t, "runc", hostNetwork, inSlice(t))
+	c := p.sleeping(t)
+	unit := "cri-shim-" + c.id + ".scope"
+	if got := systemctl(t, "is-active", unit); got != "active" {
+		t.Errorf("systemctl is-active %s = %q", unit, got)
+	}
+	if resp, err := c.execSync(t, 60, sh("exit 5")...); err != nil || resp.ExitCode != 5 {
+		t.Errorf("ExecSync() = %v, %v; want 5", resp, err)
+	}
+	if _, err := c.UpdateContainerResources(ctx(t), &pb.UpdateContainerResourcesRequest{
+		ContainerId: c.id, Linux: &pb.LinuxContainerResources{MemoryLimitInBytes: 96 << 20},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.TrimSpace(c.exec(t, "cat /sys/fs/cgroup/memory.max")); got != fmt.Sprint(96<<20) {
+		t.Errorf("memory.max after an update = %s; want %d", got, 96<<20)
+	}
+	if got := systemctl(t, "show", "-P", "MemoryMax", unit); got != fmt.Sprint(96<<20) {
+		t.Errorf("MemoryMax of %s after an update = %s; want %d", unit, got, 96<<20)
+	}
+	if s, err := c.ContainerStats(ctx(t), &pb.ContainerStatsRequest{ContainerId: c.id}); err != nil || s.Stats.Memory.GetWorkingSetBytes().GetValue() == 0 {
+		t.Errorf("ContainerStats = %v, %v; want its memory", s, err)
+	}
+	c.stopIt(t, 0)
+	eventually(t, "an ended container leaves nothing", func() bool { return len(handlerTraces(c)) == 0 })
+	if out, _ := exec.Command("systemctl", "is-active", unit).Output(); strings.TrimSpace(string(out)) == "active" {
+		t.Errorf("%s is left", unit)
+	}
+}
+
 // TestHandlerRestart: containers of another runtime do not notice that the daemon ends, nor that their supervisor does.
 func TestHandlerRestart(t *testing.T) {
 	onPeers(t, func(t *testing.T, n *node, handler string) {

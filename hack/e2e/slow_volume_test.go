@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -88,16 +89,22 @@ func (v *volume) serve() {
 		default:
 			errno = syscall.ENOSYS
 		}
-		if opcode != fuseInit {
-			v.gate.RLock()
-			v.gate.RUnlock() //nolint:staticcheck // only waits
-		}
 		answer := make([]byte, 16, 16+len(out))
 		binary.NativeEndian.PutUint32(answer, uint32(16+len(out)))
 		binary.NativeEndian.PutUint32(answer[4:], uint32(-int32(errno)))
 		binary.NativeEndian.PutUint64(answer[8:], unique)
-		if _, err := v.dev.Write(append(answer, out...)); err != nil && err != syscall.ENOENT { // interrupted
+		if err := v.answer(opcode != fuseInit, append(answer, out...)); err != nil && !errors.Is(err, syscall.ENOENT) { // interrupted
 			return
 		}
 	}
+}
+
+// answer writes one; gated ones wait until nobody holds the volume.
+func (v *volume) answer(gated bool, b []byte) error {
+	if gated {
+		v.gate.RLock()
+		defer v.gate.RUnlock()
+	}
+	_, err := v.dev.Write(b)
+	return err
 }

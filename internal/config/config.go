@@ -49,6 +49,8 @@ type Config struct {
 	RDTConfigFile         string   `toml:"rdt_config_file" doc:"Classes of cache and memory bandwidth (Intel RDT, AMD QoS) in goresctrl's YAML format; a pod's annotations choose one. Empty: classes that exist can be chosen, none are made."`
 	BlockioConfigFile     string   `toml:"blockio_config_file" doc:"Classes of block I/O in goresctrl's YAML format; a pod's annotations choose one. Empty: there are none."`
 
+	CRIUProgram string `toml:"criu_program" doc:"The criu program, by which containers are checkpointed; a name is looked for in $PATH. It is run when a checkpoint is asked for, and not before."`
+
 	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`
 	EnableUnprivilegedICMP  bool `toml:"enable_unprivileged_icmp" doc:"Let pods with a network of their own ping without CAP_NET_RAW."`
 
@@ -91,6 +93,7 @@ func Default() Config {
 		LogFormat:               "text",
 		ApparmorProfile:         "cri-shim-default",
 		PodsPerSupervisor:       32,
+		CRIUProgram:             "criu",
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
 		CNIConfDir:              "/etc/cni/net.d",

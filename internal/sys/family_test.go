@@ -77,3 +77,14 @@ func TestParseStat(t *testing.T) {
 		}
 	}
 }
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("1 (systemd) S 0 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 42 9 9\n"))
+	f.Add([]byte("7 (a) b) R 1 7 7 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 18446744073709551615"))
+	f.Add([]byte(")"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if p, ok := parseStat(data); ok && len(bytes.Fields(data)) < 20 {
+			t.Errorf("parseStat(%q) = %+v, of too few fields", data, p)
+		}
+	})
+}

@@ -53,7 +53,11 @@ func hostOf(mounts []*mountinfo.Info) (*Host, error) {
 		if err != nil {
 			return nil, errors.Join(err, h.Close())
 		}
-		h.beside = &hierarchy{mount: unified, root: root}
+		if ok, err := root.Exists("cgroup.controllers"); err != nil || !ok { // something else is mounted over it
+			root.Close()
+		} else {
+			h.beside = &hierarchy{mount: unified, root: root}
+		}
 	}
 	h.primary = h.hierarchies[0]
 	for _, c := range []string{"pids", "memory", "devices", "freezer"} {

@@ -52,6 +52,15 @@ func (g *Group) freezer() (hi *hierarchy, file string, err error) {
 	return hi, "freezer.state", nil
 }
 
+// FreezerDir is the directory with the file by which the group is frozen.
+func (g *Group) FreezerDir() (string, error) {
+	hi, _, err := g.freezer()
+	if err != nil {
+		return "", err
+	}
+	return hi.mount + "/" + g.rel, nil
+}
+
 func (g *Group) setFrozen(on bool) error {
 	hi, file, err := g.freezer()
 	if err != nil {

@@ -1,8 +1,11 @@
 package cgroup
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
 func FuzzStatParsers(f *testing.F) {
@@ -54,6 +57,30 @@ func FuzzValidatePath(f *testing.F) {
 		}
 		if g.rel == "" || strings.HasPrefix(g.rel, "/") || strings.Contains("/"+g.rel+"/", "/../") || strings.Contains(g.rel, "//") {
 			t.Errorf("group(%q) is at %q", s, g.rel)
+		}
+	})
+}
+
+// FuzzResources is a resources.json, as update --resources takes it, and linux.resources of a bundle.
+func FuzzResources(f *testing.F) {
+	f.Add([]byte(`{"memory":{"limit":1,"swap":-1},"cpu":{"shares":2,"quota":-1,"cpus":"0-3"},"pids":{"limit":5},"unified":{"memory.max":"max"}}`))
+	f.Add([]byte(`{"devices":[{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}],"hugepageLimits":[{"pageSize":"2MB","limit":1}]}`))
+	f.Add([]byte(`{"unified":{"../x":"1","cgroup.procs":"0"},"rdma":{"../y":{}},"hugepageLimits":[{"pageSize":"../../x"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := new(specs.LinuxResources)
+		if json.Unmarshal(data, r) != nil {
+			return
+		}
+		for _, mode := range []Mode{V1, V2} {
+			p, err := (&Host{mode: mode}).plan(r, func(string, string) (string, error) { return "", nil })
+			if err != nil {
+				continue
+			}
+			for _, s := range p.settings {
+				if strings.ContainsAny(s.file, "/\x00") || strings.HasPrefix(s.file, "cgroup.") {
+					t.Errorf("%s becomes a write of %q to %q", data, s.values, s.file)
+				}
+			}
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ const startTimeout = 5 * time.Minute
 type Cluster struct {
 	dir     string
 	outside string // host:port that the machine reaches the API server by, or none
+	token   string // of the administrator
 	parts   []*node.Program
 	daemon  *node.Program
 }
@@ -233,4 +235,14 @@ func (c *Cluster) Kubectl(stdin string, args ...string) (string, error) {
 		return stdout.String(), fmt.Errorf("kubectl %s: %w: %s", strings.Join(args, " "), err, &stderr)
 	}
 	return stdout.String(), nil
+}
+
+// Get asks the API server for a path, without the time that a kubectl takes.
+func (c *Cluster) Get(path string) (string, error) {
+	r, err := http.NewRequest(http.MethodGet, apiServer+path, nil)
+	if err != nil {
+		return "", err
+	}
+	r.Header.Set("Authorization", "Bearer "+c.token)
+	return node.Do(r)
 }

@@ -91,6 +91,7 @@ func (c *Cluster) writeSecrets() error {
 		}
 		file.WriteByte('\n')
 	}
+	c.token = tokens["admin"]
 	err = os.WriteFile(c.path("tokens.csv"), []byte(file.String()), 0o600)
 	for name, user := range kubeconfigs {
 		err = errors.Join(err, c.writeKubeconfig(name+".kubeconfig", apiServer, tokens[user]))
@@ -112,9 +113,9 @@ current-context: cri-shim
 }
 
 // Pods are routed, not bridged: what one sends to another by way of a Service comes back through the node, where
-// kube-proxy's rules are, without br_netfilter.
+// kube-proxy's rules are, without br_netfilter. Nothing outside can be reached, so nothing is masqueraded.
 const networkText = `{"cniVersion": "1.0.0", "name": "cluster", "plugins": [
- {"type": "ptp", "ipMasq": true, "ipam": {"type": "host-local", "dataDir": "%s/ipam", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+ {"type": "ptp", "ipam": {"type": "host-local", "dataDir": "%s/ipam", "ranges": [[{"subnet": "%s"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
  {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]}
 `
 

@@ -75,7 +75,7 @@ func eventually(t *testing.T, what string, try func() error) {
 
 // pods are those with the label app.
 func pods(app string) ([]corev1.Pod, error) {
-	out, err := one.Kubectl("", "get", "pods", "-l", "app="+app, "-o", "json")
+	out, err := one.Get("/api/v1/namespaces/default/pods?labelSelector=app%3D" + app)
 	if err != nil {
 		return nil, err
 	}

@@ -3,12 +3,12 @@ package cluster
 import (
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/cri-shim/cri-shim/hack/kube/node"
@@ -19,24 +19,32 @@ func TestManyPods(t *testing.T) {
 	app := name(t)
 	began := time.Now()
 	apply(t, app, deployment(app, count, server))
-	// One request a round: 60 pods as JSON take longer to read than they are to be measured.
+	// A small answer: 60 pods as JSON would take time that is measured.
 	eventually(t, "all pods are ready", func() error {
-		out, err := one.Kubectl("", "get", "deployment", app, "-o", "jsonpath={.status.readyReplicas}")
-		if err == nil && out != strconv.Itoa(count) {
-			err = fmt.Errorf("%s ready", out)
+		out, err := one.Get("/apis/apps/v1/namespaces/default/deployments/" + app + "/status")
+		if err != nil {
+			return err
 		}
-		return err
+		var d appsv1.Deployment
+		if err := json.Unmarshal([]byte(out), &d); err != nil || d.Status.ReadyReplicas != count {
+			return fmt.Errorf("%d ready, %v", d.Status.ReadyReplicas, err)
+		}
+		return nil
 	})
 	up := time.Since(began)
 	ready(t, app, count)
 	began = time.Now()
 	kubectl(t, "delete", "deployment", app)
 	eventually(t, "all pods are gone", func() error {
-		out, err := one.Kubectl("", "get", "pods", "-l", "app="+app, "-o", "name")
-		if err == nil && out != "" {
-			err = fmt.Errorf("%d pods", strings.Count(out, "\n"))
+		out, err := one.Get("/api/v1/namespaces/default/pods?limit=1&labelSelector=app%3D" + app)
+		if err != nil {
+			return err
 		}
-		return err
+		var list corev1.PodList
+		if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Items) > 0 {
+			return fmt.Errorf("there are pods, %v", err)
+		}
+		return nil
 	})
 	fmt.Printf("%d pods: ready after %.1f s, gone after %.1f s\n", count, up.Seconds(), time.Since(began).Seconds())
 }

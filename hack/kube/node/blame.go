@@ -10,7 +10,7 @@ import (
 // Lines of the kubelet that blame the runtime, and those that a restart of the daemon explains.
 var (
 	blame     = regexp.MustCompile(`(?i)rpc error|PLEG is not healthy|runtime service failed|image service failed|FailedCreatePodSandBox|FailedKillPod|CreateContainerError|RunContainerError|KillContainerError|RuntimeNotReady`)
-	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled|error reading server preface`)
+	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled|connection error: desc|error reading from server: `)
 )
 
 // Blames fails when the kubelet that wrote the log saw an error of the runtime. Lines with one of the texts in expected
@@ -32,9 +32,10 @@ func Blames(log string, expected ...string) error {
 	return fmt.Errorf("the kubelet blames the runtime in %d lines:\n%s", len(found), strings.Join(found[:min(len(found), 40)], "\n"))
 }
 
-// always are lines that the kubelet writes at its start, and when it removes containers and asks for them again.
+// always are lines that the kubelet writes at its start, when it removes containers and asks for them again, and when it
+// probes one by a command that ends at that moment.
 var always = []string{
-	"pleg has yet to be successful",
+	"pleg has yet to be successful", "wrong state: the container is exited",
 	"DeleteContainer returned error", `"ContainerStatus from runtime service failed" err="rpc error: code = NotFound`,
 }
 

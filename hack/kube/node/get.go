@@ -13,17 +13,26 @@ var Client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{
 
 // Get returns the body of an answer that is 200 OK.
 func Get(url string) (string, error) {
-	r, err := Client.Get(url)
+	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
 	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
+	return Do(r)
+}
+
+// Do is Get for a request that has more to it.
+func Do(r *http.Request) (string, error) {
+	resp, err := Client.Do(r)
 	if err != nil {
 		return "", err
 	}
-	if r.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("GET %s: %s: %s", url, r.Status, body)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return "", err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s %s: %s: %s", r.Method, r.URL, resp.Status, body)
 	}
 	return string(body), nil
 }
