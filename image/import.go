@@ -58,10 +58,11 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
-	blobs, err := local.NewStore(tmp)
+	read, err := local.NewStore(tmp)
 	if err != nil {
 		return nil, err
 	}
+	blobs := blobDir{read, tmp}
 	z, err := layer.Decompress(r)
 	if err != nil {
 		return nil, err
