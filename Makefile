@@ -15,9 +15,10 @@ BINDIR   ?= $(PREFIX)/bin
 UNITDIR  ?= /etc/systemd/system
 
 FUZZTIME ?= 20s
+SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all validate-oci test-vm demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,9 +27,9 @@ build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
 
-# The two programs that cri-shim embeds.
+# The programs that cri-shim embeds.
 payload:
-	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init
+	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init ./cmd/cri-shim-classes
 
 install: build ## install cri-shim, cri-shim-oci and the systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
 	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim
@@ -49,15 +50,30 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 validate-oci: build ## the OCI's validation programs against bin/cri-shim-oci and runc (needs root; PROGRAMS, OUT)
 	hack/runtimetools/run.sh $(PROGRAMS)
 
+test-soak: build ## pods come and go for SOAK (10m); the node must end as it was
+	CRI_SHIM_SOAK=$(SOAK) go test ./hack/e2e -run '^TestSoak$$' -count=1 -timeout 24h -v
+
 # Where make test kills a pull 12 times.
 test-all: export TEST_KILL_ROUNDS ?= 200
-test-all: test validate-oci critest test-vm ## test, validate-oci, critest and test-vm
+test-all: test validate-oci critest test-soak test-kubelet test-cluster test-vm ## test and all that it leaves out
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh
 
 critest-vm: build ## critest in the guest of test-vm
 	hack/critest/vm.sh
+
+test-kubelet: build ## an unmodified kubelet with static pods (needs root; TEST_FLAGS)
+	hack/kube/test-kubelet.sh
+
+test-cluster: build ## a Kubernetes of one node, used by kubectl (needs root; TEST_FLAGS)
+	hack/kube/test-cluster.sh
+
+cluster: build ## start a Kubernetes of one node in namespaces of its own, and print its KUBECONFIG (needs root)
+	hack/kube/cluster.sh up
+
+cluster-down: ## end it; nothing is left
+	hack/kube/cluster.sh down
 
 demo: build ## run pods in a private daemon, step by step, with crictl; about a minute after the build
 	hack/demo.sh
@@ -87,5 +103,6 @@ tools: ## build crictl, critest and the linters into .cache/tools
 	@for tool in crictl critest gotestsum staticcheck; do hack/tools/build.sh $$tool || exit; done
 
 clean: ## remove what was built
+	@[ ! -e .cache/cluster/current ] || hack/kube/cluster.sh down
 	rm -rf bin .cache
 	rm -f $(PAYLOAD)/cri-shim-*

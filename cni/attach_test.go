@@ -330,13 +330,14 @@ func TestHangingPlugin(t *testing.T) {
 	const hang = `cat >/dev/null; echo "$CNI_COMMAND" >>$log
 [ "$CNI_COMMAND" = DEL ] && exit 0
 sleep 1000 & echo $! >$log.child; echo $$ >$log.pid; wait`
+	const limit = 3 * time.Second // in which the plugin has started, on a slow machine too
 	for name, tt := range map[string]struct {
 		timeout time.Duration
 		ctx     time.Duration
 		want    string
 	}{
-		"time limit": {300 * time.Millisecond, time.Hour, "the time limit of 300ms for all plugins"},
-		"caller":     {time.Hour, 300 * time.Millisecond, "context deadline exceeded"},
+		"time limit": {limit, time.Hour, "the time limit of 3s for all plugins"},
+		"caller":     {time.Hour, limit, "context deadline exceeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nd := withGood(t, "1.0.0", hang)
@@ -345,11 +346,11 @@ sleep 1000 & echo $! >$log.child; echo $$ >$log.pid; wait`
 			n := startWith(t, cfg)
 			began := time.Now()
 			_, err := n.Setup(short(t, tt.ctx), pod("a"))
-			wantErr(t, "Setup", err, `plugin "p": ADD: killed after `, "ms without an answer", tt.want)
+			wantErr(t, "Setup", err, `plugin "p": ADD: killed after `, "s without an answer", tt.want)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("Setup = %v; want DeadlineExceeded", err)
 			}
-			if d := time.Since(began); d > 5*time.Second {
+			if d := time.Since(began); d > limit+20*time.Second {
 				t.Errorf("Setup took %s", d)
 			}
 			for _, f := range []string{".pid", ".child"} {
@@ -464,9 +465,7 @@ func TestStatusOfPlugins(t *testing.T) {
 	n = nd.start(t)
 	write(t, filepath.Join(nd.conf, "1.conflist"), conflist("1.1.0", "net3", "p"))
 	n.reload()
-	if err := n.Status(t.Context()); err != nil {
-		t.Errorf("Status = %v; want nil", err)
-	}
+	eventually(t, "the plugins are ready", func() bool { return n.Status(t.Context()) == nil }) // slow ones are asked on
 }
 
 func ids(pods ...string) func() ([]AttachmentID, error) {

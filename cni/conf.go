@@ -67,6 +67,15 @@ func (n *Networks) Loaded() (file, name string, plugins []string) {
 	return c.file, c.list.Name, plugins
 }
 
+// LoadedConfig is that configuration as JSON, a list also where the file has a single plugin; nil when there is none.
+func (n *Networks) LoadedConfig() []byte {
+	c := n.conf.Load().net
+	if c == nil {
+		return nil
+	}
+	return c.list.Bytes
+}
+
 // maxConfAge bounds for how long a change may go unnoticed that the watcher cannot see (the target of
 // a linked file, a file system without inotify).
 const maxConfAge = 5 * time.Second

@@ -8,8 +8,10 @@ import (
 	"path"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -28,7 +30,9 @@ const (
 // adminServer is what grpc checks a registered service against.
 type adminServer interface {
 	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	devicesInUse(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	imageWhy(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	imageAdmin() ImageAdmin
 	importImages(stream grpc.ServerStream) error
 	exportImages(stream grpc.ServerStream) error
 }
@@ -37,10 +41,11 @@ type adminServer interface {
 var adminDesc = grpc.ServiceDesc{
 	ServiceName: adminName,
 	HandlerType: (*adminServer)(nil),
-	Methods: []grpc.MethodDesc{
+	Methods: append([]grpc.MethodDesc{
 		adminMethod(adminTimeline, adminServer.timeline),
 		adminMethod(adminImageWhy, adminServer.imageWhy),
-	},
+		adminMethod(adminDevices, adminServer.devicesInUse),
+	}, imageMethods...),
 	Streams: []grpc.StreamDesc{{
 		StreamName:    "ImportImages",
 		ClientStreams: true,
@@ -78,6 +83,8 @@ type adminService struct {
 	runtime   Runtime
 	archives  Archives
 	explainer Explainer
+	images    ImageAdmin
+	devices   func() ([]DeviceUse, error)
 }
 
 // importImages reads an archive from the client's stream and answers with the names in it.
@@ -85,11 +92,27 @@ func (a *adminService) importImages(stream grpc.ServerStream) error {
 	if a.archives == nil {
 		return fmt.Errorf("import images: %w", errors.ErrUnsupported)
 	}
-	names, err := a.archives.Import(stream.Context(), &chunkReader{recv: stream.RecvMsg})
+	o, err := importOptions(stream.Context())
+	if err != nil {
+		return err
+	}
+	names, err := a.archives.Import(stream.Context(), &chunkReader{recv: stream.RecvMsg}, o)
 	if err != nil {
 		return fmt.Errorf("import images: %w", err)
 	}
 	return sendJSON(stream, names)
+}
+
+// importOptionsKey is the metadata that has ImportOptions: the stream's messages are the archive alone.
+const importOptionsKey = "cri-shim-import-bin"
+
+func importOptions(ctx context.Context) (o image.ImportOptions, err error) {
+	for _, text := range metadata.ValueFromIncomingContext(ctx, importOptionsKey) {
+		if err := json.Unmarshal([]byte(text), &o); err != nil {
+			return o, fmt.Errorf("%w: import options: %w", sandbox.ErrInvalid, err)
+		}
+	}
+	return o, nil
 }
 
 // exportImages answers a JSON list of images with an archive.

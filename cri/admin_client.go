@@ -8,7 +8,10 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/cri-shim/cri-shim/image"
 )
 
 // AdminClient calls the administration service.
@@ -32,7 +35,12 @@ func (c *AdminClient) Timelines(ctx context.Context, id string) ([]Timeline, err
 }
 
 // Import sends an archive, an OCI layout or docker's, and returns the names of its images.
-func (c *AdminClient) Import(ctx context.Context, archive io.Reader) ([]string, error) {
+func (c *AdminClient) Import(ctx context.Context, archive io.Reader, o image.ImportOptions) ([]string, error) {
+	options, err := json.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	ctx = metadata.AppendToOutgoingContext(ctx, importOptionsKey, string(options))
 	// A stream is freed only when it ends or its context does.
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -22,6 +22,6 @@ func (s *runtimeService) ContainerStatus(_ context.Context, req *pb.ContainerSta
 	if err != nil {
 		return nil, err
 	}
-	resp.Info, err = infoToProto(values)
+	resp.Info, err = objectInfo(values)
 	return resp, err
 }

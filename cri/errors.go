@@ -3,7 +3,10 @@ package cri
 import (
 	"context"
 	"errors"
+	"path"
+	"strings"
 	"syscall"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -27,6 +30,7 @@ var kinds = []struct {
 	{sandbox.ErrBusy, codes.Aborted},
 	{sandbox.ErrState, codes.FailedPrecondition},
 	{sandbox.ErrExists, codes.AlreadyExists},
+	{image.ErrExists, codes.AlreadyExists},
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{image.ErrUnauthorized, codes.PermissionDenied},
 	{image.ErrUnavailable, codes.Unavailable},
@@ -44,16 +48,42 @@ var kinds = []struct {
 	{image.ErrNotFound, codes.NotFound},
 }
 
-// statusOf gives an error its status. An error that is one keeps its code; one
-// of no known kind is codes.Unknown.
-func statusOf(err error) error {
+// statusOf gives an error of a method its status and sees to it that the text begins with the operation. An error that
+// is a status stays as it is: the kubelet looks for what some begin with. One of no known kind is codes.Unknown.
+func statusOf(method string, err error) error {
 	if err == nil {
 		return nil
 	}
 	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
 		return err
 	}
-	return status.Error(codeOf(err), err.Error())
+	return status.Error(codeOf(err), withOperation(operation(method), err.Error()))
+}
+
+// operation is a method's name in words: "/runtime.v1.RuntimeService/ExecSync" is "exec sync".
+func operation(method string) string {
+	var b strings.Builder
+	for i, r := range path.Base(method) {
+		if unicode.IsUpper(r) && i > 0 {
+			b.WriteByte(' ')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
+}
+
+// withOperation puts the operation before a text that does not say it. Most begin with its verb and the object:
+// "stop container ID: ..." is "stop container" enough.
+func withOperation(op, text string) string {
+	verb, _, _ := strings.Cut(op, " ")
+	switch verb {
+	case "container", "pod", "image": // ContainerStatus and the like have no verb
+		verb = op
+	}
+	if strings.HasPrefix(text, verb+" ") || strings.HasPrefix(text, verb+":") {
+		return text
+	}
+	return op + ": " + text
 }
 
 func codeOf(err error) codes.Code {

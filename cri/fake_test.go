@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
@@ -227,7 +228,7 @@ func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each 
 }
 
 func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
-	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024}, nil
+	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}, nil
 }
 
 func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }
@@ -290,7 +291,7 @@ func (s *fakeImages) Verbose(context.Context, string) (map[string]any, error) {
 // fakeArchives holds one archive.
 type fakeArchives struct{ data []byte }
 
-func (a *fakeArchives) Import(_ context.Context, r io.Reader) ([]string, error) {
+func (a *fakeArchives) Import(_ context.Context, r io.Reader, _ image.ImportOptions) ([]string, error) {
 	var err error
 	if a.data, err = io.ReadAll(r); err != nil {
 		return nil, err

@@ -98,10 +98,16 @@ func (f *fields) need(path, value string) bool {
 	return value != ""
 }
 
+// maxID is more than an ID has. What is longer would be said again in the error.
+const maxID = 1024
+
 // needID is the error for a request without an ID.
 func needID(path, id string) error {
 	if id == "" {
 		return fmt.Errorf("%w: %s: empty", sandbox.ErrInvalid, path)
+	}
+	if len(id) > maxID {
+		return fmt.Errorf("%w: %s: %d bytes, more than any ID has", sandbox.ErrInvalid, path, len(id))
 	}
 	return nil
 }

@@ -24,6 +24,6 @@ func (s *imageService) ImageStatus(ctx context.Context, req *pb.ImageStatusReque
 	if err != nil {
 		return nil, err
 	}
-	resp.Info, err = infoToProto(values)
+	resp.Info, err = objectInfo(values)
 	return resp, err
 }

@@ -27,7 +27,7 @@ func unaryInterceptor(log *slog.Logger) grpc.UnaryServerInterceptor {
 			if p := recover(); p != nil {
 				resp, err = nil, panicked(ctx, log, info.FullMethod, p)
 			}
-			err = statusOf(err)
+			err = statusOf(info.FullMethod, err)
 			logCall(ctx, log, info.FullMethod, time.Since(start), req, resp, err)
 		}()
 		return next(ctx, req)
@@ -42,7 +42,7 @@ func streamInterceptor(log *slog.Logger) grpc.StreamServerInterceptor {
 			if p := recover(); p != nil {
 				err = panicked(stream.Context(), log, info.FullMethod, p)
 			}
-			err = statusOf(err)
+			err = statusOf(info.FullMethod, err)
 			logCall(stream.Context(), log, info.FullMethod, time.Since(start), nil, nil, err)
 		}()
 		return next(srv, stream)

@@ -63,6 +63,10 @@ var metrics = []metric{
 		one(func(s *sample) uint64 { return s.usage.Memory.Kernel })},
 	{"container_memory_mapped_file", "Size of memory mapped files in bytes.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 { return s.usage.Memory.MappedFile })},
+	{"container_memory_total_active_file_bytes", "Size of page cache that was used of late, in bytes.", gauge, ofBoth, nil,
+		one(func(s *sample) uint64 { return s.usage.Memory.ActiveFile })},
+	{"container_memory_total_inactive_file_bytes", "Size of page cache that was not used of late, in bytes.", gauge, ofBoth, nil,
+		one(func(s *sample) uint64 { return s.usage.Memory.InactiveFile })},
 	{"container_memory_max_usage_bytes", "Maximum memory usage recorded in bytes.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 { return s.usage.Memory.MaxUsage })},
 	{"container_memory_failcnt", "Number of memory usage hits limits.", counter, ofBoth, nil,
@@ -79,6 +83,8 @@ var metrics = []metric{
 		one(func(s *sample) uint64 { return s.usage.Memory.OOMKills })},
 	{"container_hugetlb_usage_bytes", "Current hugepage usage in bytes.", gauge, ofBoth, []string{"pagesize"},
 		hugepages(func(h *usage.Hugetlb) uint64 { return h.Usage })},
+	{"container_hugetlb_max_usage_bytes", "Maximum hugepage usage recorded in bytes; cgroup v1 alone keeps it.", gauge, ofBoth, []string{"pagesize"},
+		maxHugepages},
 	{"container_hugetlb_failcnt", "Number of hugepage usage hits limits.", counter, ofBoth, []string{"pagesize"},
 		hugepages(func(h *usage.Hugetlb) uint64 { return h.Failures })},
 
@@ -111,6 +117,10 @@ var metrics = []metric{
 		perDisk(func(d *usage.IO) uint64 { return d.ReadBytes })},
 	{"container_fs_writes_bytes_total", "Cumulative count of bytes written.", counter, ofContainer, []string{"device"},
 		perDisk(func(d *usage.IO) uint64 { return d.WriteBytes })},
+	{"container_fs_sector_reads_total", "Cumulative count of sectors of 512 bytes read.", counter, ofContainer, []string{"device"},
+		perDisk(func(d *usage.IO) uint64 { return d.ReadBytes / sector })},
+	{"container_fs_sector_writes_total", "Cumulative count of sectors of 512 bytes written.", counter, ofContainer, []string{"device"},
+		perDisk(func(d *usage.IO) uint64 { return d.WriteBytes / sector })},
 	{"container_blkio_device_usage_total", "Bytes moved from and to block devices.", counter, ofContainer,
 		[]string{"device", "major", "minor", "operation"}, blkio},
 
@@ -137,6 +147,14 @@ var metrics = []metric{
 		one(func(s *sample) uint64 { return s.usage.Pids.Current })},
 	{"container_threads_max", "Maximum number of threads allowed inside the container, infinity if value is zero.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 { return unlessUnlimited(s.usage.Pids.Limit) })},
+	{"container_tasks_state", "Number of tasks in given state; the kernel does not tell who of the uninterruptible waits for a disk.", gauge, ofContainer, []string{"state"},
+		func(s *sample) []value {
+			n := &s.processes.Tasks
+			return []value{
+				{[]string{"sleeping"}, n.Sleeping}, {[]string{"running"}, n.Running},
+				{[]string{"stopped"}, n.Stopped}, {[]string{"uninterruptible"}, n.Uninterruptible},
+			}
+		}},
 	{"container_file_descriptors", "Number of open file descriptors for the container.", gauge, ofContainer, nil,
 		one(func(s *sample) uint64 { return s.processes.Files })},
 	{"container_sockets", "Number of open sockets for the container.", gauge, ofContainer, nil,
@@ -177,6 +195,9 @@ var metrics = []metric{
 		one(func(*sample) uint64 { return 0 })},
 }
 
+// sector is the kernel's unit of block devices, whatever theirs is.
+const sector = 512
+
 func wholeSeconds(nanos uint64) uint64 { return nanos / uint64(time.Second) }
 
 func unlessUnlimited(n uint64) uint64 {
@@ -213,6 +234,16 @@ func hugepages(of func(*usage.Hugetlb) uint64) func(*sample) []value {
 		}
 		return out
 	}
+}
+
+// maxHugepages has no value where the kernel keeps none.
+func maxHugepages(s *sample) (out []value) {
+	for i := range s.usage.Hugetlb {
+		if h := &s.usage.Hugetlb[i]; h.MaxUsage != usage.Unlimited {
+			out = append(out, value{[]string{h.PageSize}, h.MaxUsage})
+		}
+	}
+	return out
 }
 
 func cpuPressure(s *usage.Stats) *usage.Pressure    { return s.CPU.Pressure }

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
@@ -124,7 +125,7 @@ type Images interface {
 // Archives moves images in and out of the store as tar streams.
 type Archives interface {
 	// Import reads an OCI layout or a docker archive and returns the names it added.
-	Import(ctx context.Context, r io.Reader) ([]string, error)
+	Import(ctx context.Context, r io.Reader, o image.ImportOptions) ([]string, error)
 	// Export writes an OCI layout that a docker client can load as well.
 	Export(ctx context.Context, w io.Writer, refs []string) error
 }

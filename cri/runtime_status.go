@@ -52,6 +52,12 @@ func handlersToProto(handlers []Handler) []*pb.RuntimeHandler {
 	return out
 }
 
+// objectInfo is what a verbose answer says of one object: one value, named as with other runtimes, so that what
+// reads ".info.pid" from crictl finds it.
+func objectInfo(values map[string]any) (map[string]string, error) {
+	return infoToProto(map[string]any{"info": values})
+}
+
 // infoToProto encodes what a verbose answer says more: "value should be in json format".
 func infoToProto(values map[string]any) (map[string]string, error) {
 	info := make(map[string]string, len(values))

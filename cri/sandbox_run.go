@@ -3,6 +3,10 @@ package cri
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
 
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -29,7 +33,7 @@ func (s *runtimeService) RunPodSandbox(ctx context.Context, req *pb.RunPodSandbo
 // not give the pod: running without it would be less isolation than was asked for.
 func (s *runtimeService) checkHandler(p *workload.Pod) error {
 	if !s.handlers[p.Handler] {
-		return fmt.Errorf("%w: runtime_handler: %q is not configured", sandbox.ErrInvalid, p.Handler)
+		return fmt.Errorf("%w: runtime_handler: %q is not configured; there is %s", sandbox.ErrInvalid, p.Handler, s.handlerNames())
 	}
 	if u := p.Security.Namespaces.User; u == nil || u.Mode != workload.ModePod {
 		return nil
@@ -41,4 +45,13 @@ func (s *runtimeService) checkHandler(p *workload.Pod) error {
 	}
 	return fmt.Errorf("%w: config.linux.security_context.namespace_options.userns_options: the runtime handler %q has no user namespaces",
 		sandbox.ErrInvalid, p.Handler)
+}
+
+// handlerNames are the handlers that a client may name.
+func (s *runtimeService) handlerNames() string {
+	names := make([]string, 0, len(s.handlers))
+	for _, name := range slices.Sorted(maps.Keys(s.handlers)) {
+		names = append(names, strconv.Quote(name))
+	}
+	return strings.Join(names, ", ")
 }

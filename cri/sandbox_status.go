@@ -29,6 +29,6 @@ func (s *runtimeService) PodSandboxStatus(_ context.Context, req *pb.PodSandboxS
 	if err != nil {
 		return nil, err
 	}
-	resp.Info, err = infoToProto(values)
+	resp.Info, err = objectInfo(values)
 	return resp, err
 }

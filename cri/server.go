@@ -28,8 +28,8 @@ type Features struct {
 	MountOptions              bool
 }
 
-// Options are what the services are made of. All but Archives, Explain, Streams, Info and those with a default are
-// needed.
+// Options are what the services are made of. All but Archives, Devices, Explain, Streams, Info and those with a default
+// are needed.
 type Options struct {
 	Runtime  Runtime
 	Images   Images
@@ -38,6 +38,10 @@ type Options struct {
 	Streams  *StreamServer // nil: Exec, Attach and PortForward are unavailable
 	Handlers []Handler
 	Features Features
+	// ImageAdmin does what administrators ask of the image store; nil: those calls are unimplemented.
+	ImageAdmin ImageAdmin
+	// Devices tells what running containers have; nil: the call is unimplemented.
+	Devices func() ([]DeviceUse, error)
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".
 	CgroupDriver string
 	// MaxRequest is the largest request taken, in bytes; 0 is 16 MiB.
@@ -70,7 +74,7 @@ func NewServer(o Options) *grpc.Server {
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
 	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, handlers: handlerSet(o.Handlers)})
-	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, images: o.ImageAdmin, devices: o.Devices})
 	return s
 }
 

@@ -70,8 +70,8 @@ func TestPodLife(t *testing.T) {
 	if d := cmp.Diff(want, st.Status, protocmp.Transform()); d != "" {
 		t.Errorf("PodSandboxStatus (-want +got):\n%s", d)
 	}
-	if got := st.Info["netns"]; got != `"/run/netns/00a0"` {
-		t.Errorf("info netns = %s; want JSON", got)
+	if got := st.Info["info"]; got != `{"netns":"/run/netns/00a0"}` {
+		t.Errorf("info = %s; want JSON", got)
 	}
 
 	made, err := c.CreateContainer(ctx, &pb.CreateContainerRequest{PodSandboxId: pod, Config: goodContainer()})
@@ -403,7 +403,7 @@ func TestImages(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &pb.Image{Id: pull.ImageRef, RepoTags: []string{"example.org/a:1"}, Size: 10, Uid: &pb.Int64Value{Value: 1000}, Spec: &pb.ImageSpec{Image: pull.ImageRef}}
-	if d := cmp.Diff(want, st.Image, protocmp.Transform()); d != "" || st.Info["config"] != `{"User":"1000"}` {
+	if d := cmp.Diff(want, st.Image, protocmp.Transform()); d != "" || st.Info["info"] != `{"config":{"User":"1000"}}` {
 		t.Errorf("ImageStatus info %v (-want +got):\n%s", st.Info, d)
 	}
 	for filter, n := range map[*pb.ImageFilter]int{nil: 1, {}: 1, {Image: &pb.ImageSpec{}}: 1, {Image: spec}: 1, {Image: &pb.ImageSpec{Image: "b"}}: 0} {
@@ -546,7 +546,7 @@ func TestInterceptor(t *testing.T) {
 	}{
 		{func() {}, map[string]any{"level": "INFO", "op": "RunPodSandbox", "name": "default/web-0", "pod": r.pods[0].ID}},
 		{func() { c.StopPodSandbox(t.Context(), &pb.StopPodSandboxRequest{PodSandboxId: "p"}) },
-			map[string]any{"level": "WARN", "op": "StopPodSandbox", "pod": "p", "code": "Aborted", "err": "busy"}},
+			map[string]any{"level": "WARN", "op": "StopPodSandbox", "pod": "p", "code": "Aborted", "err": "stop pod sandbox: busy"}},
 		{func() { c.ContainerStatus(t.Context(), &pb.ContainerStatusRequest{ContainerId: "x"}) },
 			map[string]any{"level": "DEBUG", "op": "ContainerStatus", "ctr": "x", "code": "NotFound"}},
 		{func() { c.ListPodSandbox(t.Context(), &pb.ListPodSandboxRequest{}) }, map[string]any{"level": "DEBUG", "op": "ListPodSandbox"}},
@@ -642,7 +642,7 @@ func TestAdmin(t *testing.T) {
 	wantCode(t, "Timelines(unknown)", err, codes.NotFound, "zz")
 
 	data := bytes.Repeat([]byte("0123456789abcdef"), 200_000) // over gRPC's usual 4 MiB in flight
-	names, err := c.Import(ctx, bytes.NewReader(data))
+	names, err := c.Import(ctx, bytes.NewReader(data), image.ImportOptions{})
 	if err != nil || len(names) != 1 {
 		t.Fatalf("Import = %v, %v; want one name", names, err)
 	}
@@ -652,12 +652,12 @@ func TestAdmin(t *testing.T) {
 	}
 	wantCode(t, "Export(unknown)", c.Export(ctx, &back, []string{"x"}), codes.NotFound, "image x")
 	wantCode(t, "Export()", c.Export(ctx, &back, nil), codes.InvalidArgument, "images")
-	_, err = c.Import(ctx, bytes.NewReader(nil))
+	_, err = c.Import(ctx, bytes.NewReader(nil), image.ImportOptions{})
 	wantCode(t, "Import of nothing", err, codes.InvalidArgument, "archive: empty")
 
 	o.Archives = nil
 	c = NewAdminClient(connect(t, o))
-	_, err = c.Import(ctx, bytes.NewReader(data))
+	_, err = c.Import(ctx, bytes.NewReader(data), image.ImportOptions{})
 	wantCode(t, "Import without a store", err, codes.Unimplemented, "import images")
 }
 

@@ -28,11 +28,11 @@ func testUsage() *usage.Stats {
 	return &usage.Stats{
 		CPU: usage.CPU{UsageNanos: 7e9, UserNanos: 4e9, SystemNanos: 3e9, Periods: 9, ThrottledPeriods: 2, ThrottledNanos: 2e9, Pressure: psi(1e6)},
 		Memory: usage.Memory{Usage: 1000, WorkingSet: 600, RSS: 300, Cache: 400, Limit: 5000, SwapUsage: 5, SwapLimit: 50,
-			PageFaults: 77, MajorFaults: 6, OOMKills: 1, Kernel: 90, MappedFile: 30, MaxUsage: 1500, Failures: 8, Pressure: psi(2e6)},
+			PageFaults: 77, MajorFaults: 6, OOMKills: 1, Kernel: 90, MappedFile: 30, ActiveFile: 70, MaxUsage: 1500, Failures: 8, Pressure: psi(2e6)},
 		Pids:       usage.Pids{Current: 12, Limit: usage.Unlimited},
-		IO:         []usage.IO{{Major: 999999, Minor: 1, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4, DiscardBytes: 5}},
+		IO:         []usage.IO{{Major: 999999, Minor: 1, ReadBytes: 1, WriteBytes: 1025, ReadOps: 3, WriteOps: 4, DiscardBytes: 5}},
 		IOPressure: psi(3e6),
-		Hugetlb:    []usage.Hugetlb{{PageSize: "2MB", Usage: 2 << 20, Failures: 1}},
+		Hugetlb:    []usage.Hugetlb{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: 4 << 20, Failures: 1}},
 	}
 }
 
@@ -210,9 +210,13 @@ func TestMetrics(t *testing.T) {
 		{600, "container_memory_working_set_bytes", "web", nil},
 		{6, "container_memory_failures_total", "", []string{"pgmajfault", "hierarchy"}},
 		{4, "container_network_receive_packets_dropped_total", "", []string{"eth0"}},
-		{2, "container_fs_writes_bytes_total", "web", []string{"999999:1"}},
+		{1025, "container_fs_writes_bytes_total", "web", []string{"999999:1"}},
 		{5, "container_blkio_device_usage_total", "web", []string{"999999:1", "999999", "1", "Discard"}},
 		{8192, "container_fs_usage_bytes", "web", []string{""}},
+		{4 << 20, "container_hugetlb_max_usage_bytes", "web", []string{"2MB"}},
+		{2, "container_fs_sector_writes_total", "web", []string{"999999:1"}},
+		{5, "container_tasks_state", "web", []string{"sleeping"}},
+		{70, "container_memory_total_active_file_bytes", "web", nil},
 		{0, "container_threads_max", "web", nil},
 		{1024, "container_ulimits_soft", "web", []string{"max_open_files"}},
 		{5000, "container_spec_cpu_quota", "web", nil},

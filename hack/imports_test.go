@@ -27,6 +27,7 @@ var allowed = map[string][]string{
 	"cmd/cri-shim":            {"*"},
 	"cmd/cri-shim-supervisor": {"sandbox/supervisor"},
 	"cmd/cri-shim-init":       {"oci/initproc"},
+	"cmd/cri-shim-classes":    {},
 	"cmd/cri-shim-oci":        {"oci"},
 	"cri":                     {".", "sandbox", "image"},
 	"sandbox":                 {".", "sandbox/api"},
@@ -55,6 +56,7 @@ var restricted = []struct {
 // absent names packages that must not even be reached through others: they cost memory in every
 // supervisor, or time at every container start.
 var absent = map[string][]string{
+	"cmd/cri-shim": {"github.com/intel/goresctrl/pkg/rdt", "github.com/intel/goresctrl/pkg/blockio"},
 	"cmd/cri-shim-supervisor": {"net/http", "os/exec", "text/template", "google.golang.org/grpc", "google.golang.org/protobuf",
 		"github.com/opencontainers/runtime-spec"},
 	"cmd/cri-shim-init": {"net/http", "os/exec", "text/template", "encoding/json", "google.golang.org/grpc",

@@ -81,6 +81,9 @@ if [ "$mode" = all ]; then
   echo "== not run here, because they take long"
   echo "make test-vm    the same tests on cgroup v2 with systemd and AppArmor, in an emulated guest (over 20 minutes)"
   echo "make validate-oci  the OCI's validation programs against cri-shim-oci and runc (3 minutes)"
+  echo "make test-soak  pods come and go for SOAK (10m)"
+  echo "make test-kubelet  an unmodified kubelet with static pods (6 minutes)"
+  echo "make test-cluster  a Kubernetes of one node, by kubectl (3 minutes)"
   echo "make critest    the CRI validation suite (a minute; critest-vm in the guest: over 30)"
 fi
 # Not `go run`: its status is always 1.

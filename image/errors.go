@@ -32,6 +32,7 @@ var (
 	ErrStalled      = errors.New("no progress")
 	ErrStoreInUse   = errors.New("image store is in use by another process")
 	ErrClosed       = errors.New("image store is closed")
+	ErrExists       = errors.New("image exists already")
 	ErrInvalid      = layer.ErrInvalid
 	ErrTooLarge     = layer.ErrTooLarge
 )

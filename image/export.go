@@ -203,29 +203,16 @@ func (e *exporter) layer(id digest.Digest, info *layerInfo) error {
 		return nil
 	}
 	e.written[id] = true
-	dir := e.s.layerDir(id)
-	frame, err := os.Open(filepath.Join(dir, "frame"))
+	l, err := e.s.openLayer(id)
 	if err != nil {
 		return err
 	}
-	defer frame.Close()
-	root, err := os.OpenFile(filepath.Join(dir, "fs"), sys.OpenPath|sys.OpenDirectory, 0)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	replaced, err := os.OpenFile(filepath.Join(dir, "replaced"), sys.OpenPath|sys.OpenDirectory, 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if replaced != nil {
-		defer replaced.Close()
-	}
+	defer l.close()
 	if err := e.header(blobName(id), info.TarSize); err != nil {
 		return err
 	}
 	d := id.Algorithm().Digester()
-	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), frame, root, replaced); err != nil {
+	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), l.frame, l.root, l.replaced); err != nil {
 		if errors.Is(err, tar.ErrWriteTooLong) || errors.Is(err, layer.ErrInvalid) {
 			return errors.Join(ErrDigest, err)
 		}
@@ -235,4 +222,35 @@ func (e *exporter) layer(id digest.Digest, info *layerInfo) error {
 		return fmt.Errorf("put together again it has digest %s: %w", got, ErrDigest)
 	}
 	return nil
+}
+
+// layerFiles are what a layer can be put together from.
+type layerFiles struct{ frame, root, replaced *os.File }
+
+func (s *Store) openLayer(id digest.Digest) (l layerFiles, err error) {
+	dir := s.layerDir(id)
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	if l.frame, err = os.Open(filepath.Join(dir, "frame")); err != nil {
+		return l, err
+	}
+	if l.root, err = os.OpenFile(filepath.Join(dir, "fs"), sys.OpenPath|sys.OpenDirectory, 0); err != nil {
+		return l, err
+	}
+	l.replaced, err = os.OpenFile(filepath.Join(dir, "replaced"), sys.OpenPath|sys.OpenDirectory, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		l.replaced, err = nil, nil
+	}
+	return l, err
+}
+
+func (l layerFiles) close() {
+	for _, f := range []*os.File{l.frame, l.root, l.replaced} {
+		if f != nil {
+			f.Close()
+		}
+	}
 }

@@ -35,3 +35,10 @@ func smallDisk(t testing.TB, size string) string {
 
 // background is for the process that is killed, which has no test.
 func background() context.Context { return context.Background() }
+
+func fromJSON(t testing.TB, text string, v any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		t.Fatal(err)
+	}
+}

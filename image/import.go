@@ -25,6 +25,16 @@ type ImportOptions struct {
 	Platform *ocispec.Platform // default: the store's
 	// Repository names images that the archive gives a bare tag only, as OCI layouts may.
 	Repository string
+	// PlatformName is Platform as text, os/architecture[/variant], for those who have it so.
+	PlatformName string
+	// Digests gives each image the name repository@digest of its manifest, too.
+	Digests bool
+	// SkipNamed: Digests concerns images without a name only.
+	SkipNamed bool
+	// Unnamed is the repository that Digests gives to images without a name; they get no name if it is empty.
+	Unnamed string
+	// Pin pins the images.
+	Pin bool
 }
 
 // Import makes the images of an archive present: an OCI layout, or what docker save writes (old and new), as a tar
@@ -66,6 +76,13 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		return nil, fmt.Errorf("archive: %w", err)
 	}
 	platform := s.cfg.Platform
+	if o.PlatformName != "" {
+		p, err := platforms.Parse(o.PlatformName)
+		if err != nil {
+			return nil, fmt.Errorf("platform: %w: %w", ErrPlatform, err)
+		}
+		o.Platform = &p
+	}
 	if o.Platform != nil {
 		platform = o.Platform
 	}
@@ -76,7 +93,10 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	}
 	var imgs []*Image
 	for _, t := range todo {
-		img, err := s.install(ctx, src, t.desc, *platform, t.names)
+		if err := t.addDigest(o); err != nil {
+			return imgs, err
+		}
+		img, err := s.install(ctx, src, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
 		if err != nil {
 			return imgs, fmt.Errorf("image %s %v: %w", t.desc.Digest, t.names, err)
 		}
@@ -100,6 +120,23 @@ func (c contextReader) Read(p []byte) (int, error) {
 type toImport struct {
 	desc  ocispec.Descriptor
 	names []string
+}
+
+// addDigest adds the name by digest that the options ask for.
+func (t *toImport) addDigest(o ImportOptions) error {
+	repo := o.Unnamed
+	if len(t.names) > 0 {
+		repo = repository(t.names[0])
+	}
+	if !o.Digests || repo == "" || o.SkipNamed && len(t.names) > 0 {
+		return nil
+	}
+	n, err := parseReference(repo + "@" + t.desc.Digest.String())
+	if err != nil {
+		return err
+	}
+	t.names = append(t.names, n.String())
+	return nil
 }
 
 // importList reads the archive's index: what to import, under which names. Entries of one name are the platforms of

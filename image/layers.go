@@ -187,11 +187,20 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, 
 	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), record, 0o600); err != nil {
 		return nil, err
 	}
+	return info, s.placeLayer(tmp, id)
+}
+
+// placeLayer makes what is complete at tmp the layer, instead of a damaged one if there is one.
+func (s *Store) placeLayer(tmp string, id digest.Digest) error {
 	dst := s.layerDir(id)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
-		return nil, err
+		return err
 	}
-	return info, os.Rename(tmp, dst)
+	err := os.Rename(tmp, dst)
+	if errors.Is(err, syscall.EEXIST) || errors.Is(err, syscall.ENOTEMPTY) {
+		return s.replaceLayer(tmp, dst, id)
+	}
+	return err
 }
 
 // unpackInto makes fs/, frame and replaced/ below tmp.

@@ -6,13 +6,19 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
 )
 
+// quietContainerd keeps containerd's packages from writing to standard error what they log without a context: only
+// that a file system lacks fsverity.
+var quietContainerd = sync.OnceFunc(func() { log.L.Logger.SetOutput(io.Discard) })
+
 // containerdLog makes containerd's registry client log to l: it takes a logrus logger from its context.
 func containerdLog(ctx context.Context, l *slog.Logger) context.Context {
+	quietContainerd()
 	lr := logrus.New()
 	lr.SetOutput(io.Discard)
 	lr.SetLevel(logrus.DebugLevel)

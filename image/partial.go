@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -217,11 +218,14 @@ func (s *Store) collectBlobsOf(r *record) error {
 }
 
 func (s *Store) removeBlobs(kind string, limit time.Time, want func(digest.Digest) bool) error {
-	paths, err := filepath.Glob(s.path(kind, "*", "*"))
-	if err != nil {
-		return err
-	}
 	var errs []error
+	s.eachOldBlob(kind, limit, want, func(path string, _ fs.FileInfo) { errs = append(errs, os.Remove(path)) })
+	return errors.Join(errs...)
+}
+
+// eachOldBlob finds what was last written before limit and is nobody's work.
+func (s *Store) eachOldBlob(kind string, limit time.Time, want func(digest.Digest) bool, do func(string, fs.FileInfo)) {
+	paths, _ := filepath.Glob(s.path(kind, "*", "*")) // fails for a bad pattern only
 	for _, path := range paths {
 		id := digest.Digest(filepath.Base(filepath.Dir(path)) + ":" + filepath.Base(path))
 		s.mu.RLock()
@@ -231,9 +235,8 @@ func (s *Store) removeBlobs(kind string, limit time.Time, want func(digest.Diges
 		if busy || err != nil || fi.ModTime().After(limit) || !want(id) {
 			continue
 		}
-		errs = append(errs, os.Remove(path))
+		do(path, fi)
 	}
-	return errors.Join(errs...)
 }
 
 // manifestBlobs are the blobs that the images' manifests name.

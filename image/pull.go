@@ -73,16 +73,24 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p o
 	if _, ok := named.(reference.Tagged); ok {
 		names = append(names, named.String())
 	}
-	img, err := s.install(ctx, src, top, p, names)
+	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names})
 	if err == nil {
 		s.log.Info("pulled image", "image", named.String(), "id", img.ID, "bytes", img.Size, "took", time.Since(start))
 	}
 	return img, err
 }
 
+// installation is what is to become an image.
+type installation struct {
+	top      ocispec.Descriptor // a manifest or an index
+	platform ocispec.Platform
+	names    []string
+	pin      bool
+}
+
 // install makes the image that top leads to present and gives it names.
-func (s *Store) install(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, names []string) (*Image, error) {
-	m, err := readManifest(ctx, src, top, p)
+func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Image, error) {
+	m, err := readManifest(ctx, src, in.top, in.platform)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +114,7 @@ func (s *Store) install(ctx context.Context, src fetcher, top ocispec.Descriptor
 	}
 	for {
 		var img *Image
-		if img, landing, err = s.commit(m, names); !errors.Is(err, errGone) {
+		if img, landing, err = s.commit(m, in); !errors.Is(err, errGone) {
 			return img, err
 		}
 	}
@@ -159,7 +167,7 @@ func (s *Store) checkSpace(m *manifest) error {
 
 // commit makes what was installed visible. All layers of m are in use by the caller, who has the image settled if it
 // gets a landing.
-func (s *Store) commit(m *manifest, names []string) (*Image, *int, error) {
+func (s *Store) commit(m *manifest, in installation) (*Image, *int, error) {
 	staged, err := s.stage(m)
 	if err != nil {
 		return nil, nil, fmt.Errorf("commit image %s: %w", m.configID, err)
@@ -180,7 +188,8 @@ func (s *Store) commit(m *manifest, names []string) (*Image, *int, error) {
 			Boot: s.boot, landing: new(int)}
 	}
 	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
-	r.add(now, names...)
+	r.Pinned = r.Pinned || in.pin
+	r.add(now, in.names...)
 	if old != nil {
 		err = writeRecord(s.imageDir(r.ID), r)
 	} else {
@@ -193,13 +202,8 @@ func (s *Store) commit(m *manifest, names []string) (*Image, *int, error) {
 	if old == nil {
 		landing = r.landing
 	}
-	losers := s.losers(r)
-	s.publish(r)
-	for _, l := range losers {
-		if err := writeRecord(s.imageDir(l.ID), l); err != nil {
-			return nil, landing, fmt.Errorf("take the tag from image %s: %w", l.ID, err)
-		}
-		s.publish(l)
+	if err := s.publishOver(r); err != nil {
+		return nil, landing, err
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()

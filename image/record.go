@@ -42,6 +42,8 @@ type record struct {
 	Attrs bool `json:"attrs,omitempty"`
 	// Removed: the image is gone for List and Get, but a container still holds it.
 	Removed bool `json:"removed,omitempty"`
+	// Pinned: an administrator keeps it from being collected.
+	Pinned bool `json:"pinned,omitempty"`
 	// Boot is the kernel's boot ID as long as the image may not have reached the disk (see settle.go).
 	Boot string `json:"boot,omitempty"`
 

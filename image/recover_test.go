@@ -282,7 +282,7 @@ func TestTagMoves(t *testing.T) {
 	r1 := s.images[old.ID].clone()
 	s.mu.RUnlock()
 	r1.add(time.Now().Add(-time.Hour), ref)
-	if err := errors.Join(writeRecord(s.imageDir(old.ID), r1), s.Close()); err != nil {
+	if err := errors.Join(s.Close(), writeRecord(s.imageDir(old.ID), r1)); err != nil { // settled, so nobody else writes it
 		t.Fatal(err)
 	}
 	s = openStore(t, root)

@@ -207,7 +207,7 @@ func (s *Store) Collect(ctx context.Context, minAge time.Duration) error {
 		errs = append(errs, s.collectRemoved(id))
 	}
 	limit := time.Now().Add(-minAge)
-	errs = append(errs, s.collectPartials(limit), s.collectLayers(func(_ digest.Digest, info *layerInfo) bool { return !info.CreatedAt.After(limit) }))
+	errs = append(errs, s.collectDamaged(), s.collectPartials(limit), s.collectLayers(func(_ digest.Digest, info *layerInfo) bool { return !info.CreatedAt.After(limit) }))
 	return errors.Join(errs...)
 }
 

@@ -11,6 +11,7 @@
 //	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
 //	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
 //	trash/               what is being deleted
+//	damaged/             layers that were replaced, as long as a container has them mounted
 //	empty/               an empty directory, the second layer where overlayfs wants two
 //	lock                 held by the process that uses the store
 //
@@ -104,7 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 }
 
 func (s *Store) open(ctx context.Context) error {
-	for _, d := range []string{"layers", "images", "ingest", "partial", "trash"} {
+	for _, d := range []string{"layers", "images", "ingest", "partial", "trash", "damaged"} {
 		if err := os.MkdirAll(s.path(d), 0o700); err != nil {
 			return err
 		}
@@ -259,7 +260,7 @@ func (s *Store) unpublish(id digest.Digest) {
 func (s *Store) view(r *record) *Image {
 	v := &Image{
 		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.diffIDs(),
-		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)),
+		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)), Pinned: r.Pinned,
 	}
 	seen := map[digest.Digest]bool{}
 	for _, id := range v.Layers {

@@ -38,6 +38,12 @@ type Options struct {
 	// MountFiles are detached mounts by destination, to be attached instead of the specification's source: idmapped
 	// ones, and image volumes without a path.
 	MountFiles map[string]*os.File
+	// HostNodes are the host's nodes by the path of linux.devices, where they differ: a user namespace binds them.
+	HostNodes map[string]string
+	// RootFiles are written into the root file system before anything is mounted there, by path.
+	RootFiles map[string][]byte
+	// ResctrlRoot is where resctrl is mounted; "" is /sys/fs/resctrl.
+	ResctrlRoot string
 	// StartFile is the FIFO between create and start, or nil.
 	StartFile *os.File
 	// HookSocket is the init's end of a HookGate, or nil.
@@ -72,6 +78,8 @@ type Launch struct {
 	Terminal bool
 	// Hooks that the runtime runs in its own namespaces: Prestart, CreateRuntime, Poststart, Poststop.
 	Hooks *specs.Hooks
+
+	resctrl []string // files by which the process enters its resctrl group
 
 	own []*os.File // of Files, those that Compile opened
 }
@@ -109,7 +117,7 @@ func Compile(spec *specs.Spec, o Options) (_ *Launch, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		c.platform, c.namespaces, c.root, c.names, c.sysctls, c.mounts, c.devices, c.paths, c.hooks,
+		c.platform, c.resctrl, c.namespaces, c.root, c.names, c.sysctls, c.mounts, c.devices, c.rootFiles, c.paths, c.hooks,
 		func() error { return c.process(spec.Process) },
 		c.seccomp, c.lastFiles, c.hostSetup,
 	} {
@@ -151,14 +159,22 @@ func (c *compiler) platform() error {
 		return fieldf("linux", "missing: a container needs a mount namespace at least")
 	case len(s.Linux.NetDevices) > 0:
 		return unsupported("linux.netDevices", "network devices are not moved")
-	case s.Linux.IntelRdt != nil:
-		return unsupported("linux.intelRdt", "resctrl is not driven")
 	}
 	major, _, _ := strings.Cut(s.Version, ".")
 	if major != "1" {
 		return fieldf("ociVersion", "%q is not a version 1", s.Version)
 	}
 	return nil
+}
+
+// resctrl has the init enter its group; who prepares the container makes it.
+func (c *compiler) resctrl() error {
+	r, err := parseResctrl(c.spec.Linux.IntelRdt, c.opt.ResctrlRoot, c.opt.ID)
+	if r != nil {
+		c.launch.resctrl = []string{r.tasks()}
+		c.msg.CgroupTasks = append(slices.Clip(c.msg.CgroupTasks), r.tasks())
+	}
+	return err
 }
 
 var namespaceFlags = map[specs.LinuxNamespaceType]uint64{

@@ -2,10 +2,12 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -72,7 +74,7 @@ func (c *compiler) devices() error {
 		}
 		if c.hasUserNamespace() && n.Mode&sys.ModeFIFO != sys.ModeFIFO {
 			// mknod(2) needs the capability in the initial user namespace.
-			if n.Bind, err = hostNode(d); err != nil {
+			if n.Bind, err = hostNode(d, c.opt.HostNodes[d.Path]); err != nil {
 				return &FieldError{Field: field, Err: err}
 			}
 		}
@@ -134,14 +136,28 @@ func compileDevice(field string, d *specs.LinuxDevice) (initmsg.Device, error) {
 	return n, nil
 }
 
-// hostNode finds a node of the host for a device: at the same path, or where the kernel says devtmpfs has it.
-func hostNode(d *specs.LinuxDevice) (string, error) {
+// rootFiles has the files written that the specification cannot name.
+func (c *compiler) rootFiles() error {
+	for _, p := range slices.Sorted(maps.Keys(c.opt.RootFiles)) {
+		if !path.IsAbs(p) || path.Clean(p) != p {
+			return fieldf("rootFiles", "%q is not an absolute path in its shortest form", p)
+		}
+		c.msg.Files = append(c.msg.Files, initmsg.File{Path: p, Data: c.opt.RootFiles[p]})
+	}
+	return nil
+}
+
+// hostNode finds a node of the host for a device: where it is known to be, at the same path, or where the kernel says
+// that devtmpfs has it.
+func hostNode(d *specs.LinuxDevice, known string) (string, error) {
 	is := func(p string) bool {
 		n, err := sys.StatNode(p)
 		return err == nil && n.Type() == deviceModes[d.Type] && int64(n.Major) == d.Major && int64(n.Minor) == d.Minor
 	}
-	if is(d.Path) {
-		return d.Path, nil
+	for _, p := range [...]string{known, d.Path} {
+		if p != "" && is(p) {
+			return p, nil
+		}
 	}
 	class := "char"
 	if d.Type == "b" {

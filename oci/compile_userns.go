@@ -158,6 +158,7 @@ func (c *compiler) hostSetup() error {
 
 // EnterCgroup has the process moved by cgroup v1 files: by itself, or before it is in a user namespace.
 func (l *Launch) EnterCgroup(tasks []string) {
+	tasks = append(slices.Clip(tasks), l.resctrl...)
 	if l.Message.UserNamespace {
 		l.Host.CgroupTasks = tasks
 	} else {

@@ -27,7 +27,7 @@ func Features() *features.Features {
 			Seccomp:      seccomp.Features(),
 			Apparmor:     &features.Apparmor{Enabled: &yes},
 			Selinux:      &features.Selinux{Enabled: &yes},
-			IntelRdt:     &features.IntelRdt{Enabled: &no, Schemata: &no, Monitoring: &no},
+			IntelRdt:     &features.IntelRdt{Enabled: &yes, Schemata: &yes, Monitoring: &yes},
 			MemoryPolicy: &features.MemoryPolicy{
 				Modes: slices.Sorted(maps.Keys(sys.MempolicyModes)), Flags: slices.Sorted(maps.Keys(sys.MempolicyFlags)),
 			},

@@ -47,13 +47,9 @@ func (r *Runtime) PodInitCgroup(pod *workload.Pod, podID string) string {
 // Update changes a running container's limits (CRI UpdateContainerResources). What is zero stays as it is. A memory limit
 // below what is in use is refused, on cgroup v2 too, where the kernel would kill.
 func (r *Runtime) Update(ctx context.Context, cgroupPath string, res *workload.Resources) error {
-	lr, err := Resources(r.host, res)
+	lr, err := r.Limits(res)
 	if err != nil {
 		return err
-	}
-	if lr.Memory != nil {
-		check := true
-		lr.Memory.CheckBeforeUpdate = &check
 	}
 	g, err := r.cgroups.Open(cgroupPath)
 	if err != nil {

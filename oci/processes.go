@@ -34,6 +34,10 @@ func (r *Runtime) Processes(_ context.Context, cgroupPath string, open bool) (us
 	for _, pid := range pids {
 		countFiles("/proc/"+strconv.Itoa(pid)+"/fd", &n)
 	}
+	looks := 0
+	for _, pid := range pids {
+		countTasks("/proc/"+strconv.Itoa(pid)+"/task", &n.Tasks, &looks)
+	}
 	return n, nil
 }
 
@@ -59,6 +63,53 @@ func countFiles(dir string, n *usage.Processes) {
 			return
 		}
 	}
+}
+
+// maxTasks bounds how many threads of a group are looked at, for the same reason. What is beyond counts as sleeping, as
+// nearly all of so many do.
+const maxTasks = 10_000
+
+// countTasks adds the threads in a /proc/PID/task.
+func countTasks(dir string, n *usage.TaskStates, looks *int) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	for {
+		names, err := f.Readdirnames(1024)
+		for _, name := range names {
+			state := byte('S')
+			if *looks++; *looks <= maxTasks {
+				text, err := os.ReadFile(dir + "/" + name + "/stat")
+				if err != nil {
+					continue // it has ended
+				}
+				state = taskState(text)
+			}
+			switch state {
+			case 'R':
+				n.Running++
+			case 'S', 'I':
+				n.Sleeping++
+			case 'T', 't':
+				n.Stopped++
+			case 'D':
+				n.Uninterruptible++
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// taskState is the state in a /proc/PID/stat, 0 if there is none. It follows the name, which may have anything in it.
+func taskState(stat []byte) byte {
+	if i := bytes.LastIndexByte(stat, ')'); i >= 0 && i+2 < len(stat) {
+		return stat[i+2]
+	}
+	return 0
 }
 
 // maxOpenFiles reads the soft limit from /proc/PID/limits (proc(5)), Unlimited if there is none.

@@ -27,6 +27,37 @@ func FuzzMaxOpenFiles(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, data []byte) { maxOpenFiles(data) })
 }
 
+func TestTaskState(t *testing.T) {
+	for text, want := range map[string]byte{
+		"1 (sleep) S 0 1": 'S', "1 (a) R b) D 0": 'D', "1 (x)": 0, "": 0, "1 (x) ": 0,
+	} {
+		if got := taskState([]byte(text)); got != want {
+			t.Errorf("taskState(%q) = %q; want %q", text, got, want)
+		}
+	}
+}
+
+func FuzzTaskState(f *testing.F) {
+	f.Add([]byte("1 (sleep) S 0 1"))
+	f.Fuzz(func(_ *testing.T, data []byte) { taskState(data) })
+}
+
+func TestCountTasks(t *testing.T) {
+	var n usage.TaskStates
+	looks := 0
+	countTasks("/proc/self/task", &n, &looks)
+	if n.Running == 0 || int(n.Running+n.Sleeping+n.Stopped+n.Uninterruptible) > looks {
+		t.Errorf("countTasks of this process = %+v after %d looks; want a thread that runs", n, looks)
+	}
+	n = usage.TaskStates{}
+	looks = maxTasks
+	countTasks("/proc/self/task", &n, &looks)
+	if n.Running != 0 || n.Sleeping == 0 {
+		t.Errorf("countTasks beyond its bound = %+v; want sleeping ones", n)
+	}
+	countTasks("/proc/self/task/nothing", &n, &looks)
+}
+
 func TestCountFiles(t *testing.T) {
 	var before, after usage.Processes
 	countFiles("/proc/self/fd", &before)

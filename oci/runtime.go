@@ -35,6 +35,8 @@ type Config struct {
 	Rlimits []specs.POSIXRlimit
 	// PidsLimit of each container; 0 is none.
 	PidsLimit int64
+	// ResctrlRoot is where resctrl is mounted; "" is /sys/fs/resctrl.
+	ResctrlRoot string
 	// PathTimeout bounds the look at a volume's host path; 0 is 10 seconds.
 	PathTimeout time.Duration
 }
@@ -147,7 +149,7 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	if err != nil {
 		return err
 	}
-	opt.checkOnly = true
+	opt.checkOnly, opt.HostNodes, opt.RootFiles = true, b.HostNodes, b.Files
 	l, err := Compile(b.Spec, opt)
 	if err != nil {
 		return err
@@ -183,7 +185,7 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	opt.HookSocket = out.Gate.Socket()
-	opt.CgroupTasks = out.Group.TaskFiles()
+	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err
 	}
@@ -191,6 +193,10 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	if err := r.attachGroup(out); err != nil {
+		return nil, err
+	}
+	// Last: Remove takes it away, and Undo need not.
+	if err := MakeResctrl(b.Spec, r.cfg.ResctrlRoot, p.ContainerID); err != nil {
 		return nil, err
 	}
 	// The first process of a PID namespace takes the others with it.
@@ -240,7 +246,7 @@ func (r *Runtime) attachGroup(p *Prepared) error {
 }
 
 func (r *Runtime) options(p *Params) (Options, error) {
-	opt := Options{Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
+	opt := Options{ResctrlRoot: r.cfg.ResctrlRoot, Staging: r.cfg.Staging, Cgroups: r.mounts, Seccomp: r.profiles.compile, ID: p.ContainerID, MountFiles: p.MountFiles}
 	if p.RootPath == "" {
 		opt.Root = p.Root
 	}
@@ -349,8 +355,19 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 			return nil, err
 		}
 	}
+	tasks := group.TaskFiles()
+	if e.Spec.Linux != nil {
+		rdt, err := parseResctrl(e.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, e.ContainerID)
+		if err != nil {
+			CloseNamespaces(files)
+			return nil, err
+		}
+		if rdt != nil {
+			tasks = append(slices.Clip(tasks), rdt.tasks())
+		}
+	}
 	out.Launch, err = CompileExec(e.Spec, ExecProcess(e.Spec, e.Command, e.Terminal), ExecState{
-		PID: e.PID, Namespaces: files, CgroupTasks: group.TaskFiles(), Seccomp: r.profiles.compile, ID: e.ContainerID,
+		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID,
 	})
 	if err != nil {
 		CloseNamespaces(files)
@@ -377,4 +394,9 @@ func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, er
 		return nil, err
 	}
 	return g.Stats()
+}
+
+// RemoveResctrl removes what a container had of its own in resctrl; nil when it is gone, or never was.
+func (r *Runtime) RemoveResctrl(containerID string) error {
+	return RemoveResctrl(r.cfg.ResctrlRoot, containerID)
 }

@@ -414,9 +414,9 @@ func TestPrepareLeavesNothing(t *testing.T) {
 	for name, change := range map[string]func(*Params){
 		"build":  func(p *Params) { p.Image.User = "who" },
 		"cgroup": func(p *Params) { p.Container.Resources = &workload.Resources{CPUSetCPUs: "9999"} },
-		"edit":   func(p *Params) { p.Edit = func(*specs.Spec) error { return errors.New("no") } },
+		"edit":   func(p *Params) { p.Edit = func(*Built) error { return errors.New("no") } },
 		"compile": func(p *Params) {
-			p.Edit = func(s *specs.Spec) error { s.Linux.IntelRdt = &specs.LinuxIntelRdt{}; return nil }
+			p.Edit = func(b *Built) error { b.Spec.Solaris = &specs.Solaris{}; return nil }
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -72,9 +72,9 @@ type Params struct {
 	// MountFiles are detached mounts by destination (cleaned), see Options.MountFiles.
 	MountFiles map[string]*os.File
 
-	// Edit changes the finished specification (CDI devices, NRI). Spec.Linux.Seccomp is shared with other
-	// containers: it may be replaced, not changed.
-	Edit func(*specs.Spec) error
+	// Edit changes what was built (CDI devices, NRI). Spec.Linux.Seccomp is shared with other
+	// containers: it may be replaced, not changed. It may look at host paths, within PathTimeout.
+	Edit func(*Built) error
 
 	checkOnly bool // there is no image to look users up in
 }
@@ -108,6 +108,10 @@ type Built struct {
 	Relabel []string
 	// Warnings say what the CRI asked for and the node cannot give, where the CRI allows going on.
 	Warnings []string
+	// HostNodes are the host's device nodes by the path in the container, see Options.HostNodes.
+	HostNodes map[string]string
+	// Files are for the root file system, see Options.RootFiles.
+	Files map[string][]byte
 }
 
 // builder carries the parts that several steps look at.
@@ -150,7 +154,7 @@ func Build(ctx context.Context, h *Host, p *Params) (*Built, error) {
 	}
 	b.annotations()
 	if p.Edit != nil {
-		if err := p.Edit(b.spec); err != nil {
+		if err := b.bounded(ctx, func(func(string)) error { return p.Edit(b.built) }); err != nil {
 			return nil, err
 		}
 	}

@@ -127,7 +127,7 @@ var specCoverage = map[string]coverage{
 	"linux.maskedPaths":               {set: `{"linux":{"maskedPaths":["/a"]}}`},
 	"linux.readonlyPaths":             {set: `{"linux":{"readonlyPaths":["/a"]}}`},
 	"linux.mountLabel":                {base: oneMount, set: `{"linux":{"mountLabel":"l"}}`},
-	"linux.intelRdt":                  {set: `{"linux":{"intelRdt":{"closID":"a"}}}`, refused: "linux.intelRdt"},
+	"linux.intelRdt":                  {set: `{"linux":{"intelRdt":{"closID":"a"}}}`},
 	"linux.memoryPolicy.mode":         {base: interleave, set: `{"linux":{"memoryPolicy":{"mode":"MPOL_BIND"}}}`},
 	"linux.memoryPolicy.nodes":        {base: interleave, set: `{"linux":{"memoryPolicy":{"nodes":"0-1"}}}`},
 	"linux.memoryPolicy.flags":        {base: interleave, set: `{"linux":{"memoryPolicy":{"flags":["MPOL_F_STATIC_NODES"]}}}`},

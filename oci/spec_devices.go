@@ -39,12 +39,12 @@ func (b *builder) devices(ctx context.Context) error {
 			return err
 		}
 	}
-	found := make([][]specs.LinuxDevice, len(b.ctr.Devices))
-	var all []specs.LinuxDevice
+	found := make([][]hostDevice, len(b.ctr.Devices))
+	var all []hostDevice
 	err := b.bounded(ctx, func(now func(string)) (err error) {
 		if b.sec.Privileged {
 			now("/dev")
-			if all, err = hostDevices("/dev", "/dev", nil); err != nil {
+			if all, err = hostDevices("/dev", "/dev", false, nil); err != nil {
 				return err
 			}
 		}
@@ -71,12 +71,28 @@ func (b *builder) devices(ctx context.Context) error {
 			}
 		}
 	}
-	b.spec.Linux.Devices = lastOfEach(all)
+	all = lastOfEach(all)
+	b.spec.Linux.Devices = make([]specs.LinuxDevice, len(all))
+	for i, d := range all {
+		b.spec.Linux.Devices[i] = d.LinuxDevice
+		if d.host != d.Path {
+			if b.built.HostNodes == nil {
+				b.built.HostNodes = map[string]string{}
+			}
+			b.built.HostNodes[d.Path] = d.host
+		}
+	}
 	return nil
 }
 
+// hostDevice is a device and where its node is on the host.
+type hostDevice struct {
+	specs.LinuxDevice
+	host string
+}
+
 // lastOfEach keeps the last device of each path: one that the client puts there replaces the host's.
-func lastOfEach(in []specs.LinuxDevice) []specs.LinuxDevice {
+func lastOfEach(in []hostDevice) []hostDevice {
 	at := make(map[string]int, len(in))
 	out := in[:0]
 	for _, d := range in {
@@ -103,7 +119,7 @@ func checkDevice(i int, d workload.Device) error {
 	return nil
 }
 
-func clientDevice(i int, d workload.Device) ([]specs.LinuxDevice, error) {
+func clientDevice(i int, d workload.Device) ([]hostDevice, error) {
 	field := indexf("devices", i, "host_path")
 	host, err := filepath.EvalSymlinks(d.HostPath)
 	if err != nil {
@@ -118,7 +134,7 @@ func clientDevice(i int, d workload.Device) ([]specs.LinuxDevice, error) {
 		return nil, &pathError{field: field, path: d.HostPath, err: err}
 	}
 	if n.IsDir() {
-		list, err := hostDevices(host, target, nil)
+		list, err := hostDevices(host, target, true, nil)
 		if err != nil {
 			return nil, &FieldError{Field: field, Err: err}
 		}
@@ -127,11 +143,11 @@ func clientDevice(i int, d workload.Device) ([]specs.LinuxDevice, error) {
 		}
 		return list, nil
 	}
-	dev, ok := linuxDevice(n, target)
+	dev, ok := linuxDevice(n, host, target)
 	if !ok {
 		return nil, fieldf(field, "%q is neither a device nor a directory", d.HostPath)
 	}
-	return []specs.LinuxDevice{dev}, nil
+	return []hostDevice{dev}, nil
 }
 
 // skippedDirs are not devices to pass on: file systems that a container has of its own, and what other container
@@ -140,9 +156,9 @@ var skippedDirs = map[string]bool{
 	"pts": true, "shm": true, "fd": true, "mqueue": true, ".lxc": true, ".lxd-mounts": true, ".udev": true,
 }
 
-// hostDevices lists the character and block devices below dir, as target and what follows in the container. Symbolic
-// links are left out.
-func hostDevices(dir, target string, out []specs.LinuxDevice) ([]specs.LinuxDevice, error) {
+// hostDevices lists the character and block devices below dir, as target and what follows in the container. With links,
+// one that leads to a device in /dev is that device, as in /dev/dri/by-path; else they are left out.
+func hostDevices(dir, target string, links bool, out []hostDevice) ([]hostDevice, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -155,8 +171,12 @@ func hostDevices(dir, target string, out []specs.LinuxDevice) ([]specs.LinuxDevi
 			if skippedDirs[name] {
 				continue
 			}
-			if out, err = hostDevices(host, inside, out); err != nil {
+			if out, err = hostDevices(host, inside, links, out); err != nil {
 				return nil, err
+			}
+		case links && e.Type()&fs.ModeSymlink != 0:
+			if d, ok := linkedDevice(host, inside); ok {
+				out = append(out, d)
 			}
 		case e.Type()&fs.ModeDevice == 0 || name == "console": // the container has its own console
 		default:
@@ -167,7 +187,7 @@ func hostDevices(dir, target string, out []specs.LinuxDevice) ([]specs.LinuxDevi
 			if err != nil {
 				return nil, err
 			}
-			if d, ok := linuxDevice(n, inside); ok {
+			if d, ok := linuxDevice(n, host, inside); ok {
 				out = append(out, d)
 			}
 		}
@@ -178,8 +198,24 @@ func hostDevices(dir, target string, out []specs.LinuxDevice) ([]specs.LinuxDevi
 	return out, nil
 }
 
-func linuxDevice(n sys.Node, target string) (specs.LinuxDevice, bool) {
-	d := specs.LinuxDevice{Path: target, Major: int64(n.Major), Minor: int64(n.Minor), UID: &n.UID, GID: &n.GID}
+// linkedDevice is the device that a link leads to. One that leads out of /dev is none: whoever may make a link in a
+// directory for devices is not thereby to choose from the whole host.
+func linkedDevice(link, target string) (hostDevice, bool) {
+	host, err := filepath.EvalSymlinks(link)
+	if err != nil || !strings.HasPrefix(host, "/dev/") {
+		return hostDevice{}, false
+	}
+	n, err := sys.StatNode(host)
+	if err != nil {
+		return hostDevice{}, false
+	}
+	return linuxDevice(n, host, target)
+}
+
+func linuxDevice(n sys.Node, host, target string) (hostDevice, bool) {
+	d := hostDevice{host: host, LinuxDevice: specs.LinuxDevice{
+		Path: target, Major: int64(n.Major), Minor: int64(n.Minor), UID: &n.UID, GID: &n.GID,
+	}}
 	switch n.Type() {
 	case sys.ModeChar:
 		d.Type = "c"

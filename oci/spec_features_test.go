@@ -53,7 +53,8 @@ echo sched $($b awk '{print $41, $19}' /proc/self/stat); echo io $($b ionice -p 
 echo numa $($b head -1 /proc/self/numa_maps); echo domain $($b cat /proc/sys/kernel/domainname)
 echo umask $(umask); echo root $($b awk '$5 == "/" && /shared:/' /proc/self/mountinfo | $b wc -l); echo sysctl $($b cat /proc/sys/kernel/shmmni)
 `)
-	p.Edit = func(s *specs.Spec) error {
+	p.Edit = func(b *Built) error {
+		s := b.Spec
 		pr, l := s.Process, s.Linux
 		pr.Scheduler = &specs.Scheduler{Policy: specs.SchedBatch, Nice: 5}
 		pr.IOPriority = &specs.LinuxIOPriority{Class: specs.IOPRIO_CLASS_BE, Priority: 6}
@@ -92,7 +93,8 @@ func TestSpecFeaturesTime(t *testing.T) {
 	n := newNode(t, Config{})
 	const uptime = `echo up $(/bin/busybox cut -d. -f1 /proc/uptime)`
 	a := n.params(`echo; exec /bin/busybox sleep 100`)
-	a.Edit = func(s *specs.Spec) error {
+	a.Edit = func(b *Built) error {
+		s := b.Spec
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
 		s.Linux.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 100000000}, "monotonic": {Secs: 5, Nanosecs: 6}}
 		return nil
@@ -111,7 +113,8 @@ func TestSpecFeaturesTime(t *testing.T) {
 	}
 	later("an exec", n.exec(a, c, r.process.Pid, uptime))
 	b := n.params(uptime)
-	b.Edit = func(s *specs.Spec) error {
+	b.Edit = func(b *Built) error {
+		s := b.Spec
 		path := "/proc/" + strconv.Itoa(r.process.Pid) + "/ns/time"
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace, Path: path})
 		return nil
@@ -145,7 +148,8 @@ echo links $($b ls -l /etc/link | $b wc -l)
 	if err := os.Symlink("passwd", filepath.Join(n.rootfs, "etc/link")); err != nil {
 		t.Fatal(err)
 	}
-	p.Edit = func(s *specs.Spec) error {
+	p.Edit = func(b *Built) error {
+		s := b.Spec
 		bind := func(at string, options ...string) specs.Mount {
 			return specs.Mount{Destination: at, Type: "bind", Source: vol, Options: append(options, "rbind")}
 		}
@@ -184,7 +188,8 @@ func TestIDMappedMount(t *testing.T) {
 	p := n.params(`b=/bin/busybox; echo file $($b stat -c %u:%g /vol/file); echo tmp $($b stat -c %u:%g /tmp); echo plain $($b stat -c %u:%g /plain/file)`)
 	uids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000, Size: 100}}
 	gids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000, Size: 100}}
-	p.Edit = func(s *specs.Spec) error {
+	p.Edit = func(b *Built) error {
+		s := b.Spec
 		s.Mounts = append(s.Mounts,
 			specs.Mount{Destination: "/vol", Type: "bind", Source: vol, Options: []string{"rbind", "idmap"}, UIDMappings: uids, GIDMappings: gids},
 			specs.Mount{Destination: "/plain", Type: "bind", Source: vol, Options: []string{"bind"}},
@@ -207,7 +212,8 @@ func TestIDMappedMount(t *testing.T) {
 func TestSpecFeaturesExec(t *testing.T) {
 	n := newNode(t, Config{})
 	p := n.params(`echo; exec /bin/busybox sleep 100`)
-	p.Edit = func(s *specs.Spec) error {
+	p.Edit = func(b *Built) error {
+		s := b.Spec
 		s.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0", Final: "0"}
 		return nil
 	}

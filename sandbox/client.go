@@ -18,6 +18,8 @@ type client struct {
 	conn *sys.Conn
 	exit func(*client, *api.Exit)
 	gone chan struct{} // closed when the connection has ended
+	// ownInit: the supervisor's init is of this daemon's build.
+	ownInit bool
 
 	sending chan struct{} // holds one while a frame is being sent
 

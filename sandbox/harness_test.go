@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 	switch filepath.Base(os.Args[0]) {
 	case "cri-shim-supervisor":
 		err := supervisor.Run(supervisor.Config{
-			Listener: os.NewFile(3, "listener"), Init: os.NewFile(4, "init"),
+			Listener: os.NewFile(3, "listener"), Init: os.NewFile(4, "init"), InitID: os.Args[1],
 			Release: "test", Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
 		if err != nil {
@@ -71,24 +72,27 @@ func scriptInit() {
 // host is a node on which everything is counted. What is in live was acquired and not
 // given back; fail names what does its work and then errs, once.
 type host struct {
-	t          *testing.T
-	dir        string
-	mu         sync.Mutex
-	live       map[string]bool
-	fail       string
-	hang       chan struct{} // network setup waits for it
-	hanging    chan struct{} // and says so here
-	limits     fakeLimits
-	script     string
-	initScript string // of pod inits
-	images     map[string]*Image
-	current    *Manager
-	managers   int
-	die        func() // called instead of failing
-	onCheck    func() // called once by Check
-	operation  time.Duration
+	t       *testing.T
+	dir     string
+	mu      sync.Mutex
+	live    map[string]bool
+	fail    string
+	hang    chan struct{} // network setup waits for it
+	hanging chan struct{} // and says so here
+	// hangTeardown: network teardown waits for it.
+	hangTeardown chan struct{}
+	limits       fakeLimits
+	script       string
+	initScript   string // of pod inits
+	images       map[string]*Image
+	current      *Manager
+	managers     int
+	die          func() // called instead of failing
+	onCheck      func() // called once by Check
+	operation    time.Duration
 	// perSupervisor is how many pods share one.
 	perSupervisor int
+	programs      Programs      // those that are set are not the test binary
 	quiet         bool          // what is expected to go wrong is not logged
 	holdLayers    chan struct{} // the walk of a layer waits for it
 }
@@ -116,7 +120,7 @@ func (h *host) manager() *Manager {
 	}
 	m, err := New(context.Background(), Config{
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
-		Programs: Programs{Supervisor: exe, Init: exe}, PodsPerSupervisor: h.perSupervisor,
+		Programs: Programs{Supervisor: exe, Init: cmp.Or(h.programs.Init, exe), InitID: cmp.Or(h.programs.InitID, "one")}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
 		Network: h, Images: h, Runtime: h, Meter: meter{h}, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),
@@ -201,7 +205,14 @@ func (h *host) Setup(ctx context.Context, p *Pod) ([]netip.Addr, error) {
 	return []netip.Addr{netip.MustParseAddr("10.0.0.2")}, h.do("setup", "net "+p.ID)
 }
 
-func (h *host) Teardown(_ context.Context, p *Pod) error {
+func (h *host) Teardown(ctx context.Context, p *Pod) error {
+	if h.hangTeardown != nil {
+		select {
+		case <-h.hangTeardown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	h.undo("net " + p.ID)
 	return h.step("teardown")
 }

@@ -252,14 +252,19 @@ func (m *Manager) supervisorOf(ctx context.Context, p *pod) (*client, error) {
 // launch hands a prepared process to a supervisor. If the answer does not come in
 // time, what may have been started is killed.
 func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, how *api.Launch, stdio map[api.Role]*os.File) (int, *os.File, error) {
-	message, err := sys.Memfd("init-message", l.Message)
-	if err != nil {
-		return 0, nil, err
+	how.Foreign = l.Foreign
+	var roles []api.Role
+	var files []*os.File
+	if l.Foreign == nil {
+		message, err := sys.Memfd("init-message", l.Message)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer message.Close()
+		roles, files = []api.Role{api.RoleMessage}, []*os.File{message}
 	}
-	defer message.Close()
 	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
 	how.Host, how.Affinity = l.Host, l.Affinity
-	roles, files := []api.Role{api.RoleMessage}, []*os.File{message}
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)
 	}
@@ -269,6 +274,9 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		if f != nil {
 			roles, files = append(roles, role), append(files, f)
 		}
+	}
+	if !c.ownInit {
+		roles, files = append(roles, api.RoleInit), append(files, m.pool.programs.Init)
 	}
 	for role, f := range stdio {
 		roles, files = append(roles, role), append(files, f)

@@ -104,6 +104,7 @@ type ExecSpec struct {
 // Launch is a process ready to be made by a supervisor. Close it when done.
 type Launch struct {
 	Message    []byte
+	Foreign    *api.Foreign // another runtime makes it, in place of Message
 	Files      []*os.File
 	Cgroup     *os.File // cgroup v2 directory, else nil
 	CloneFlags uint64

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
@@ -33,10 +35,19 @@ func (m *Manager) recover(ctx context.Context) error {
 	for _, c := range m.pool.all() {
 		m.compare(ctx, c)
 	}
-	m.endInterrupted(ctx)
+	ended := make(chan struct{})
+	m.background.Go(func() {
+		defer close(ended)
+		m.endInterrupted(m.life)
+	})
+	waitFor(ctx, ended, startPatience)
 	m.background.Go(m.emptyTrash)
 	return nil
 }
+
+// startPatience bounds how long a start waits for what the last daemon left half done: a network plugin that hangs must
+// not keep the daemon from its other pods.
+const startPatience = 5 * time.Second
 
 func (m *Manager) loadRecords() error {
 	pods, badPods, err := m.podFiles.load(func(p *Pod) string { return p.ID })
@@ -313,16 +324,29 @@ func (m *Manager) endInterrupted(ctx context.Context) {
 		}
 	}
 	m.mu.Unlock()
-	for _, c := range ctrs {
+	side(ctrs, func(c *ctr) {
 		if err := m.endInterruptedContainer(ctx, c); err != nil {
 			m.cfg.Log.Warn("undo an interrupted creation", "ctr", c.ID, "err", err)
 		}
-	}
-	for _, id := range pods {
+	})
+	side(pods, func(id string) {
 		if err := m.endInterruptedPod(ctx, id); err != nil {
 			m.cfg.Log.Warn("finish an interrupted operation", "pod", id, "err", err)
 		}
+	})
+}
+
+// interruptedAtOnce is how many interrupted pods or containers are put in order beside one another.
+const interruptedAtOnce = 8
+
+// side calls f for all, some at a time.
+func side[T any](all []T, f func(T)) {
+	var g errgroup.Group
+	g.SetLimit(interruptedAtOnce)
+	for _, v := range all {
+		g.Go(func() error { f(v); return nil })
 	}
+	g.Wait()
 }
 
 // lockPatience is how long the reconciler waits for an object that an operation holds.

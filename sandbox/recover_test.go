@@ -42,10 +42,15 @@ func supervisorPID(t *testing.T, m *Manager, pod string) int {
 	return pid
 }
 
+// processes are those of all supervisors; of one that is just ending it has the supervisor's own ID.
 func processes(t *testing.T, m *Manager) (ids []string) {
 	t.Helper()
 	for _, c := range m.pool.all() {
 		all, err := c.list(t.Context())
+		if errors.Is(err, ErrUnavailable) {
+			ids = append(ids, c.id)
+			continue
+		}
 		must(t, err)
 		for _, p := range all {
 			ids = append(ids, p.ID)
@@ -428,4 +433,56 @@ func TestExitNotRecorded(t *testing.T) {
 	if c, err := h.manager().Container(id); err != nil || c.ExitCode != 137 {
 		t.Errorf("container after a restart = %+v, %v; want exit code 137", c, err)
 	}
+}
+
+// TestOlderSupervisor: an init reads the messages of its own build alone, so a daemon brings its own to the
+// supervisors of the daemon before an upgrade.
+func TestOlderSupervisor(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	m.crash()
+	no, err := os.Open("/bin/false")
+	must(t, err)
+	defer no.Close()
+	h.programs = Programs{Init: no, InitID: "two"}
+	m2 := h.manager()
+	if _, err := m2.ExecSync(t.Context(), id, []string{"true"}, 10*time.Second); err == nil {
+		t.Error("an exec used the supervisor's own init; want the daemon's")
+	}
+	m2.crash()
+	h.programs = Programs{InitID: "three"}
+	m3 := h.manager()
+	if _, err := m3.ExecSync(t.Context(), id, []string{"true"}, 10*time.Second); err != nil {
+		t.Errorf("exec through an older supervisor: %v", err)
+	}
+	second, err := m3.CreateContainer(t.Context(), pod, containerConfig("second"))
+	must(t, err)
+	must(t, m3.StartContainer(t.Context(), second))
+}
+
+// TestStartPastAHangingPlugin: what cannot be put in order at once does not keep a daemon from its other pods.
+func TestStartPastAHangingPlugin(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	arrived := make(chan struct{})
+	h.mu.Lock()
+	h.fail, h.die = "hosts", func() { close(arrived); select {} }
+	h.mu.Unlock()
+	go m.RunPod(context.Background(), podConfig("interrupted"))
+	<-arrived
+	m.crash()
+	h.mu.Lock()
+	h.die = nil
+	h.mu.Unlock()
+	h.hangTeardown = make(chan struct{})
+	m2 := h.manager()
+	if left := m2.recorded(); len(left) != 1 || left[0].Config.Metadata.Name != "interrupted" {
+		t.Errorf("recorded are %+v; want the pod whose teardown hangs", left)
+	}
+	other, err := m2.RunPod(t.Context(), podConfig("other"))
+	must(t, err)
+	close(h.hangTeardown)
+	eventually(t, "the interrupted pod is undone", func() bool { return len(m2.recorded()) == 1 })
+	must(t, m2.RemovePod(t.Context(), other))
 }

@@ -93,15 +93,15 @@ func (m *Manager) MeasurePod(ctx context.Context, id string) (*PodStats, error) 
 	if p, err := m.pod(id); err == nil {
 		m.awaitLayers(ctx, m.containersOf(p.ID)...)
 	}
-	return m.measurePodNow(ctx, id)
+	return m.measurePodOf(ctx, id, m.indexPods())
 }
 
-func (m *Manager) measurePodNow(ctx context.Context, id string) (*PodStats, error) {
+func (m *Manager) measurePodOf(ctx context.Context, id string, all *podIndex) (*PodStats, error) {
 	p, err := m.pod(id)
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.measurePod(ctx, p)
+	s, err := m.measurePod(ctx, p, all)
 	if err != nil {
 		return nil, fmt.Errorf("stats of pod sandbox %s: %w", p.ID, err)
 	}
@@ -132,8 +132,9 @@ func (m *Manager) MeasureContainers(ctx context.Context, all []*Container, each 
 // MeasurePods measures pods with their running containers.
 func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodStats) error) error {
 	m.awaitLayersOf(ctx, m.Containers())
+	index := m.indexPods()
 	for _, facts := range all {
-		s, err := m.measurePodNow(ctx, facts.ID)
+		s, err := m.measurePodOf(ctx, facts.ID, index)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
@@ -147,9 +148,45 @@ func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodSta
 	return nil
 }
 
-func (m *Manager) measurePod(ctx context.Context, p *pod) (*PodStats, error) {
+// podIndex says which containers pods have, and how many pods name a group, as of one moment.
+type podIndex struct {
+	containers map[string][]*ctr
+	groups     map[string]int
+}
+
+func (m *Manager) indexPods() *podIndex {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	x := &podIndex{containers: make(map[string][]*ctr, len(m.pods)), groups: make(map[string]int, len(m.pods))}
+	for _, c := range m.ctrs {
+		x.containers[c.PodID] = append(x.containers[c.PodID], c)
+	}
+	for _, p := range m.pods {
+		// A stopped pod holds nothing in its group: the kubelet makes a pod's next sandbox in the same one.
+		if p.State() != PodNotReady && p.Config.CgroupParent != "" {
+			x.groups[groupOf(&p.Pod)]++
+		}
+	}
+	return x
+}
+
+func groupOf(p *Pod) string { return filepath.Clean("/" + p.Config.CgroupParent) }
+
+// shares says whether the group that a client named for a pod has more in it than the pod.
+func (x *podIndex) shares(p *Pod) bool {
+	if p.Config.CgroupParent == "" {
+		return false
+	}
+	others := x.groups[groupOf(p)]
+	if p.State() != PodNotReady {
+		others--
+	}
+	return groupOf(p) == "/" || others > 0
+}
+
+func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodStats, error) {
 	s := &PodStats{Pod: m.snapshot(p), At: time.Now(), OwnNetwork: m.ownsNetwork(&p.Pod)}
-	for _, c := range m.containersOf(p.ID) {
+	for _, c := range all.containers[p.ID] {
 		cs, err := m.measureContainer(ctx, s.Pod, c)
 		if err != nil {
 			return nil, fmt.Errorf("container %s: %w", c.ID, err)
@@ -164,7 +201,7 @@ func (m *Manager) measurePod(ctx context.Context, p *pod) (*PodStats, error) {
 		}
 		s.Processes += n.Count
 	}
-	if err := m.measurePodGroup(ctx, s); err != nil {
+	if err := m.measurePodGroup(ctx, s, all); err != nil {
 		return nil, err
 	}
 	if s.Pod.State() == PodReady && s.OwnNetwork {
@@ -188,8 +225,8 @@ func (s *PodStats) stillReady(m *Manager) bool {
 
 // measurePodGroup reads the group that the client made for the pod, so that processes count that are in none of its
 // containers. Where several pods share that group, or it is gone, the containers are added up.
-func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats) error {
-	if !m.sharesGroup(s.Pod) {
+func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats, all *podIndex) error {
+	if !all.shares(s.Pod) {
 		u, err := m.cfg.Meter.Pod(ctx, s.Pod)
 		if err == nil {
 			s.At, s.Usage = time.Now(), *u
@@ -205,26 +242,6 @@ func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats) error {
 	}
 	s.At = time.Now()
 	return nil
-}
-
-func (m *Manager) sharesGroup(p *Pod) bool {
-	if p.Config.CgroupParent == "" {
-		return false
-	}
-	parent := filepath.Clean("/" + p.Config.CgroupParent)
-	if parent == "/" {
-		return true // with the whole machine
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for _, other := range m.pods {
-		// A stopped pod holds nothing in it: the kubelet makes a pod's next sandbox in the same group.
-		if other.ID != p.ID && other.State() != PodNotReady && other.Config.CgroupParent != "" &&
-			filepath.Clean("/"+other.Config.CgroupParent) == parent {
-			return true
-		}
-	}
-	return false
 }
 
 // MeasureProcesses counts what a running container's processes have open.

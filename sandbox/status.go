@@ -3,6 +3,9 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
 )
 
 // Conditions are what the CRI's Status reports of the runtime.
@@ -18,7 +21,8 @@ func (m *Manager) Conditions(ctx context.Context) []Condition {
 // BadRecords are the records that could not be read at start.
 func (m *Manager) BadRecords() []BadRecord { return m.bad }
 
-// PodVerbose is what is known of a pod beyond the CRI's fields.
+// PodVerbose is what is known of a pod beyond the CRI's fields. The names are those that clients of other runtimes read,
+// where those have the same fact.
 func (m *Manager) PodVerbose(id string) (map[string]any, error) {
 	p, err := m.Pod(id)
 	if err != nil {
@@ -30,20 +34,107 @@ func (m *Manager) PodVerbose(id string) (map[string]any, error) {
 			namespaces[ns.kind] = path
 		}
 	}
+	status := "running"
+	if p.State() != PodReady {
+		status = "stopped"
+	}
 	return map[string]any{
-		"record": p, "namespaces": namespaces, "timeline": timelineText(p.Timeline),
+		"pid": m.podPID(p.ID), "processStatus": status, "netNamespaceClosed": p.Netns == "" && m.ownsNetwork(p),
+		"runtimeHandler": p.Config.Handler, "config": &p.Config, "namespaces": namespaces, "ips": p.IPs,
+		"why": p.Why, "overhead": p.Overhead, "resources": p.Resources,
+		"stateDir": m.podStateDir(p.ID), "supervisor": m.pool.describe(p.Supervisor), "timeline": timelineText(p.Timeline),
 	}, nil
 }
 
-// ContainerVerbose is what is known of a container beyond the CRI's fields.
+// podPID is a process that is in the pod's namespaces: that of the container which has run longest, for a pod has none
+// of its own that would be worth entering. 0 is none.
+func (m *Manager) podPID(id string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var oldest *ctr
+	for _, c := range m.ctrs {
+		if c.PodID == id && c.State() == ContainerRunning && (oldest == nil || c.StartedAt.Before(oldest.StartedAt)) {
+			oldest = c
+		}
+	}
+	if oldest == nil {
+		return 0
+	}
+	return oldest.PID
+}
+
+// ContainerVerbose is the same for a container.
 func (m *Manager) ContainerVerbose(id string) (map[string]any, error) {
 	c, err := m.Container(id)
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{
-		"record": c, "pid": c.PID, "sandboxID": c.PodID, "layer": m.layerDir(c.ID), "timeline": timelineText(c.Timeline),
-	}, nil
+	pid, root := 0, ""
+	if c.State() == ContainerRunning {
+		// The root is mounted in the container's namespace alone.
+		pid, root = c.PID, fmt.Sprintf("/proc/%d/root", c.PID)
+	}
+	values := map[string]any{
+		"sandboxID": c.PodID, "pid": pid, "config": &c.Config, "resources": c.Limits(),
+		"snapshotter": "overlayfs", "snapshotKey": c.ID, "layer": m.layerDir(c.ID), "rootfs": root,
+		"image": map[string]string{"id": c.ImageID, "ref": c.ImageRef}, "logPath": c.LogPath, "stopSignal": c.StopSignal,
+		"timeline": timelineText(c.Timeline),
+	}
+	if p, err := m.Pod(c.PodID); err == nil {
+		values["runtimeHandler"], values["supervisor"] = p.Config.Handler, m.pool.describe(p.Supervisor)
+	}
+	return values, nil
+}
+
+// SupervisorInfo is what is told of a supervisor.
+type SupervisorInfo struct {
+	ID   string `json:"id"`
+	PID  int    `json:"pid,omitempty"` // 0: unknown
+	Pods int    `json:"pods"`
+	// State is "connected", "unreachable" (it lives and does not answer, or speaks another version) or "gone".
+	State string `json:"state"`
+}
+
+// Supervisors are those that there are, by ID.
+func (m *Manager) Supervisors() map[string]*SupervisorInfo {
+	p := m.pool
+	p.mu.Lock()
+	ids := make(map[string]bool, len(p.clients)+len(p.estranged))
+	for id := range p.clients {
+		ids[id] = true
+	}
+	for id := range p.estranged {
+		ids[id] = true
+	}
+	p.mu.Unlock()
+	all := make(map[string]*SupervisorInfo, len(ids))
+	for id := range ids {
+		all[id] = p.describe(id)
+	}
+	return all
+}
+
+// describe says what is known of a supervisor, nil for none.
+func (p *pool) describe(id string) *SupervisorInfo {
+	if id == "" {
+		return nil
+	}
+	info := &SupervisorInfo{ID: id, State: "gone"}
+	p.mu.Lock()
+	info.Pods = len(p.pods[id])
+	switch {
+	case p.clients[id] != nil:
+		info.State = "connected"
+	case p.estranged[id]:
+		info.State = "unreachable"
+	}
+	p.mu.Unlock()
+	if info.State != "gone" {
+		// The file is this daemon's or the one's before; what it lacks is not worth an error.
+		text, _ := os.ReadFile(filepath.Join(p.dir, id, "pid"))
+		info.PID, _ = strconv.Atoi(string(text))
+	}
+	return info
 }
 
 func timelineText(stages []Stage) []string {

@@ -27,8 +27,12 @@ const helloTimeout = 10 * time.Second
 // quitTimeout bounds the end of supervisors that hold nothing, when the daemon ends.
 const quitTimeout = 2 * time.Second
 
-// Programs are the two executables beside the daemon.
-type Programs struct{ Supervisor, Init *os.File }
+// Programs are the two executables beside the daemon. InitID names the build of Init: a supervisor that has another one,
+// of the daemon before an upgrade, is handed Init with each launch, as an init reads only the messages of its own build.
+type Programs struct {
+	Supervisor, Init *os.File
+	InitID           string
+}
 
 // pool is the supervisors: which there are, and which pod is in which.
 type pool struct {
@@ -245,7 +249,7 @@ func (p *pool) exec(dir, id string) error {
 	defer null.Close()
 	pid, pidfd, err := sys.Spawn(sys.SpawnAttr{
 		Exe:     p.programs.Supervisor,
-		Args:    append([]string{"cri-shim-supervisor"}, p.procs...),
+		Args:    append([]string{"cri-shim-supervisor", p.programs.InitID}, p.procs...),
 		Env:     []string{"GOMAXPROCS=1"},
 		Files:   []*os.File{null, log, log, listener, p.programs.Init},
 		Session: true,
@@ -298,10 +302,12 @@ func (p *pool) connect(ctx context.Context, id string) (*client, error) {
 	c := newClient(id, conn, p.exited)
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	if _, _, err := c.call(ctx, &api.Request{Op: api.OpHello}); err != nil {
+	r, _, err := c.call(ctx, &api.Request{Op: api.OpHello})
+	if err != nil {
 		conn.Close()
 		return nil, err
 	}
+	c.ownInit = r.Hello != nil && r.Hello.InitID == p.programs.InitID
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {

@@ -64,8 +64,11 @@ func (a *app) execute(ctx context.Context, cmd *cli.Command, c *container.Contai
 		return 0, err
 	}
 	detach := cmd.Bool("detach")
-	fg := newForeground()
+	fg := new(foreground)
 	defer fg.close()
+	if !detach {
+		fg.listen()
+	}
 	if !detach && o.ConsoleSocket == "" {
 		o.Terminal = fg.terminal
 	}

@@ -22,10 +22,16 @@ type foreground struct {
 	copied  chan struct{}
 }
 
-func newForeground() *foreground {
-	f := &foreground{signals: make(chan os.Signal, 16)}
-	signal.Notify(f.signals)
-	return f
+// forwarded are the signals that a user or a service manager sends to a command. Each costs the Go runtime a round
+// between threads, so it is not all of them.
+var forwarded = []os.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGCONT, syscall.SIGWINCH,
+}
+
+// listen collects signals from now on.
+func (f *foreground) listen() {
+	f.signals = make(chan os.Signal, 16)
+	signal.Notify(f.signals, forwarded...)
 }
 
 // terminal takes the master of the process's terminal. Ours is raw from now on.
@@ -79,7 +85,6 @@ func (f *foreground) wait(child *container.Child) int {
 			return code
 		case s := <-f.signals:
 			switch sig := s.(syscall.Signal); sig {
-			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE:
 			case syscall.SIGWINCH:
 				f.resize()
 			default:
@@ -90,7 +95,6 @@ func (f *foreground) wait(child *container.Child) int {
 }
 
 func (f *foreground) close() {
-	signal.Stop(f.signals)
 	if f.restore != nil {
 		_ = f.restore()
 	}

@@ -120,40 +120,9 @@ func (a *app) run(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
-	detach := cmd.Bool("detach")
-	fg := newForeground()
-	defer fg.close()
-	if !detach {
-		if o.ConsoleSocket == "" {
-			o.Terminal = fg.terminal
-		}
-		if !cmd.Bool("no-subreaper") {
-			if err := sys.Subreaper(); err != nil {
-				a.log.print("warning", err.Error())
-			}
-		}
-	}
-	c, child, err := a.rt.Create(ctx, o)
-	if err != nil {
-		return err
-	}
-	spec, err := c.Spec()
-	if err == nil {
-		err = c.Poststart(ctx, spec)
-	}
-	if err != nil {
-		return errors.Join(err, c.Delete(ctx, true))
-	}
-	if detach {
-		return nil
-	}
-	code := fg.wait(child)
-	if !cmd.Bool("keep") {
-		if err := c.Delete(ctx, true); err != nil {
-			return err
-		}
-	}
-	return exitStatus(code)
+	return a.foreground(ctx, cmd, &o, cmd.Bool("keep"), func() (*container.Container, *container.Child, error) {
+		return a.rt.Create(ctx, o)
+	})
 }
 
 func kill(ctx context.Context, cmd *cli.Command, c *container.Container) error {

@@ -1,9 +1,10 @@
 // Command cri-shim-supervisor holds the processes of some pods for the daemon,
 // which starts it with a listening socket as descriptor 3 and the init program as 4.
-// Its arguments are cgroup.procs files of the cgroup that it is to live in.
+// Its arguments are the name of the init's build, and cgroup.procs files of the cgroup that it is to live in.
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"runtime/debug"
@@ -30,7 +31,10 @@ func run(log *slog.Logger) error {
 	if err := os.WriteFile("/proc/self/comm", []byte("cri-shim-superv"), 0); err != nil {
 		return err
 	}
-	for _, procs := range os.Args[1:] {
+	if len(os.Args) < 2 {
+		return errors.New("it is started by cri-shim, with arguments")
+	}
+	for _, procs := range os.Args[2:] {
 		if err := os.WriteFile(procs, []byte("0"), 0); err != nil {
 			return err
 		}
@@ -38,6 +42,7 @@ func run(log *slog.Logger) error {
 	return supervisor.Run(supervisor.Config{
 		Listener: os.NewFile(3, "listener"),
 		Init:     os.NewFile(4, "init"),
+		InitID:   os.Args[1],
 		Release:  version.Version(),
 		Log:      log,
 	})

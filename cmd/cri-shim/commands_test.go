@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,23 @@ func TestConfigCommands(t *testing.T) {
 		}
 		if _, err := run(t, "", "config", "check", "-c", path); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("config check with the profile %q = %v; want %q", text, err, want)
+		}
+	}
+	program := filepath.Join(dir, "runtime")
+	if err := os.WriteFile(path, []byte("[runtimes.other]\npath = '"+program+"'\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		mode os.FileMode
+		want string
+	}{{0, "runtimes.other.path: " + program + ": no such file"}, {0o644, "runtimes.other.path: " + program + " is not executable"}, {0o755, ""}} {
+		if tc.mode != 0 {
+			if err := errors.Join(os.WriteFile(program, nil, tc.mode), os.Chmod(program, tc.mode)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := run(t, "", "config", "check", "-c", path); (err == nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("config check with a runtime of mode %o = %v; want %q", tc.mode, err, tc.want)
 		}
 	}
 	if err := os.WriteFile(path, []byte("log_level = 'debug'\n"), 0o644); err != nil {

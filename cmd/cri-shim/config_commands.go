@@ -55,6 +55,9 @@ func checkConfig(_ context.Context, cmd *cli.Command) error {
 			return fmt.Errorf("the configuration is not valid:\nseccomp_profile: %w", err)
 		}
 	}
+	if err := checkRuntimes(cfg); err != nil {
+		return fmt.Errorf("the configuration is not valid:\n%w", err)
+	}
 	out := cmd.Root().Writer
 	if cmd.Bool("print") {
 		_, err := out.Write(config.Render(*cfg))

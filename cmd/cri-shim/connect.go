@@ -27,8 +27,10 @@ func endpointFlag() cli.Flag {
 
 // connect returns a connection to the daemon. gRPC would report a socket that is not there
 // only with the first call, and at length.
-func connect(cmd *cli.Command) (*grpc.ClientConn, error) {
-	path := strings.TrimPrefix(cmd.String("endpoint"), "unix://")
+func connect(cmd *cli.Command) (*grpc.ClientConn, error) { return connectTo(cmd.String("endpoint")) }
+
+func connectTo(endpoint string) (*grpc.ClientConn, error) {
+	path := strings.TrimPrefix(endpoint, "unix://")
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no daemon at %s: is cri-shim serve running? (--endpoint names another socket)", path)
 	} else if err != nil {

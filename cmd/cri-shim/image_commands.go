@@ -14,12 +14,13 @@ import (
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/cri"
+	"github.com/cri-shim/cri-shim/image"
 )
 
 func imageCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "image",
-		Usage: "list, pull, remove, import and export images",
+		Usage: "list, pull, remove, import, export, verify and free images",
 		Commands: []*cli.Command{{
 			Name:    "ls",
 			Aliases: []string{"list"},
@@ -47,10 +48,48 @@ func imageCommand() *cli.Command {
 			Flags:     []cli.Flag{endpointFlag()},
 			Action:    removeImages,
 		}, {
+			Name:      "tag",
+			Usage:     "give an image another name",
+			ArgsUsage: "IMAGE NAME",
+			Flags:     []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "force", Aliases: []string{"f"}, Usage: "take the name from another image"}},
+			Action:    tagImage,
+		}, {
+			Name:      "pin",
+			Usage:     "keep images from being collected",
+			ArgsUsage: "IMAGE...",
+			Flags:     []cli.Flag{endpointFlag()},
+			Action:    pinImages(true),
+		}, {
+			Name:      "unpin",
+			Usage:     "let images be collected again",
+			ArgsUsage: "IMAGE...",
+			Flags:     []cli.Flag{endpointFlag()},
+			Action:    pinImages(false),
+		}, {
+			Name:   "du",
+			Usage:  "tell what takes the image store's disk: by image, shared and alone",
+			Flags:  []cli.Flag{endpointFlag(), jsonFlag()},
+			Action: showDiskUse,
+		}, {
+			Name:  "gc",
+			Usage: "free what nobody needs, and tell what that was",
+			Flags: []cli.Flag{endpointFlag(), jsonFlag(),
+				&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only tell"},
+				&cli.BoolFlag{Name: "unused", Usage: "images, too, that no container has and that are not pinned"},
+				&cli.DurationFlag{Name: "min-age", Usage: "spare what pulls left within this `TIME`, and images pulled within it"}},
+			Action: freeImages,
+		}, {
+			Name:      "verify",
+			Usage:     "compare layers with their digests; all, or those of the images named",
+			ArgsUsage: "[IMAGE...]",
+			Flags: []cli.Flag{endpointFlag(), jsonFlag(),
+				&cli.BoolFlag{Name: "repair", Usage: "fetch damaged layers again"}},
+			Action: verifyImages,
+		}, {
 			Name:      "import",
 			Usage:     "import images from an archive: an OCI image layout or the output of docker save",
 			ArgsUsage: "FILE|-",
-			Flags:     []cli.Flag{endpointFlag()},
+			Flags:     []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "pin", Usage: "pin the images"}},
 			Action:    importImages,
 		}, {
 			Name:      "export",
@@ -183,6 +222,46 @@ func removeImages(ctx context.Context, cmd *cli.Command) error {
 	})
 }
 
+func tagImage(ctx context.Context, cmd *cli.Command) error {
+	if cmd.Args().Len() != 2 {
+		return errors.New("image tag: name an image and its new name")
+	}
+	return withAdmin(cmd, func(c *cri.AdminClient) error {
+		name, err := c.ImageTag(ctx, cmd.Args().Get(0), cmd.Args().Get(1), cmd.Bool("force"))
+		if err == nil {
+			fmt.Fprintln(cmd.Root().Writer, name)
+		}
+		return err
+	})
+}
+
+func pinImages(pinned bool) cli.ActionFunc {
+	return func(ctx context.Context, cmd *cli.Command) error {
+		refs, err := someImages(cmd)
+		if err != nil {
+			return err
+		}
+		return withAdmin(cmd, func(c *cri.AdminClient) error {
+			for _, ref := range refs {
+				if err := c.ImagePin(ctx, ref, pinned); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+}
+
+// withAdmin calls f with a client of the daemon's administration service.
+func withAdmin(cmd *cli.Command, f func(*cri.AdminClient) error) error {
+	conn, err := connect(cmd)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return f(cri.NewAdminClient(conn))
+}
+
 func importImages(ctx context.Context, cmd *cli.Command) error {
 	if cmd.Args().Len() != 1 {
 		return errors.New("image import: name one archive, or - for standard input")
@@ -201,7 +280,7 @@ func importImages(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer conn.Close()
-	names, err := cri.NewAdminClient(conn).Import(ctx, archive)
+	names, err := cri.NewAdminClient(conn).Import(ctx, archive, image.ImportOptions{Pin: cmd.Bool("pin")})
 	for _, name := range names {
 		fmt.Fprintln(cmd.Root().Writer, name)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -13,10 +14,22 @@ import (
 )
 
 func main() {
-	if err := newCommand().Run(context.Background(), os.Args); err != nil {
-		fmt.Fprintln(os.Stderr, "cri-shim: "+message(err))
+	cmd := commandCalled(filepath.Base(os.Args[0]))
+	if err := cmd.Run(context.Background(), os.Args); err != nil {
+		fmt.Fprintln(os.Stderr, cmd.Name+": "+message(err))
 		os.Exit(1)
 	}
+}
+
+// commandCalled is what the program is under a name that links to it.
+func commandCalled(name string) *cli.Command {
+	switch name {
+	case "ctr":
+		return newCtrCommand()
+	case "containerd":
+		return newContainerdCommand()
+	}
+	return newCommand()
 }
 
 // message is what a person reads of an error: of a call's status, the text alone.
@@ -47,6 +60,7 @@ func newCommand() *cli.Command {
 			serveCommand(),
 			configCommand(),
 			imageCommand(),
+			gpuCommand(),
 			timelineCommand(),
 			versionCommand(),
 		},

@@ -22,6 +22,7 @@ import (
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/cri"
+	"github.com/cri-shim/cri-shim/image"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -69,7 +70,7 @@ func (n *fakeNode) Remove(_ context.Context, ref string) error {
 // fakeArchives keeps what was imported.
 type fakeArchives struct{ *fakeNode }
 
-func (a fakeArchives) Import(_ context.Context, r io.Reader) ([]string, error) {
+func (a fakeArchives) Import(_ context.Context, r io.Reader, _ image.ImportOptions) ([]string, error) {
 	var b bytes.Buffer
 	_, err := b.ReadFrom(r)
 	a.archive = b.Bytes()

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"path"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"sync"
 	"time"
 
@@ -111,18 +109,31 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
-		Runtime:      podDefaults{p.manager, runtime.oci, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
+		Runtime:      podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:       criImages{p.store},
 		Archives:     archives{p.store},
+		ImageAdmin:   p.store,
+		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
 		Explain:      criImages{p.store},
-		Handlers:     []cri.Handler{handler(p.store, log)},
+		Handlers:     handlers(cfg, handler(p.store, log), runtime.foreign),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
 		CgroupDriver: cfg.CgroupDriver, MaxRequest: int(cfg.MaxCRIMessageSize),
 		Name:    "cri-shim",
 		Version: semantic(version.Version()),
 		Info:    p.info(cfg, runtime),
 	}}, nil
+}
+
+// handlers are the built-in runtime's names, and the other runtimes.
+func handlers(cfg *config.Config, builtin cri.Handler, others *foreignRuntimes) []cri.Handler {
+	userns := builtin.UserNamespaces
+	out := []cri.Handler{builtin}
+	for _, name := range cfg.BuiltinHandlers {
+		builtin.Name = name
+		out = append(out, builtin)
+	}
+	return append(out, others.handlers(userns)...)
 }
 
 // handler is the built-in runtime, with what this kernel and the file system of the images allow.
@@ -145,6 +156,10 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	if err != nil {
 		return nil, err
 	}
+	initID, err := payload.ID(initProgram)
+	if err != nil {
+		return nil, err
+	}
 	procs, err := supervisorGroup(ctx, p.groups, cfg.SupervisorCgroup)
 	if err != nil {
 		return nil, err
@@ -153,7 +168,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Root:              cfg.Root,
 		State:             cfg.State,
 		NetnsDir:          cfg.NetnsDir,
-		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram},
+		Programs:          sandbox.Programs{Supervisor: supervisor, Init: initProgram, InitID: initID},
 		SupervisorProcs:   procs,
 		PodsPerSupervisor: cfg.PodsPerSupervisor,
 		OperationTimeout:  operationTimeout,
@@ -165,8 +180,8 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		Network:           podNetwork{p.networks},
 		Images:            images,
 		Runtime:           runtime,
-		Meter:             podMeter{runtime.oci},
-		Limits:            podLimits{runtime.oci},
+		Meter:             podMeter{runtime.oci, runtime.foreign},
+		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Log:               log,
 	})
 }
@@ -242,36 +257,6 @@ func (p *parts) close() error {
 	return errors.Join(errs...)
 }
 
-// info is what a verbose Status tells beyond the CRI's fields.
-func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]any {
-	return func() map[string]any {
-		file, name, plugins := p.networks.Loaded()
-		cidrs, err := p.manager.PodCIDRs()
-		if err != nil {
-			cidrs = err.Error()
-		}
-		return map[string]any{
-			"podCIDR": cidrs,
-			"config":  configByKey(cfg),
-			"commit":  version.Commit(),
-			"cgroups": p.groups.Mode().String(),
-			"network": map[string]any{"file": file, "name": name, "plugins": plugins},
-			"problems": slices.Concat(
-				runtime.problems(), texts(p.networks.Problems()), texts(p.store.Problems()), badRecords(p.manager.BadRecords())),
-		}
-	}
-}
-
-// configByKey has the configuration under the keys of its file.
-func configByKey(cfg *config.Config) map[string]any {
-	v := reflect.ValueOf(*cfg)
-	out := make(map[string]any, v.NumField())
-	for i := range v.NumField() {
-		out[v.Type().Field(i).Tag.Get("toml")] = v.Field(i).Interface()
-	}
-	return out
-}
-
 func texts[T any](in []T) []string {
 	out := make([]string, 0, len(in))
 	for _, v := range in {
@@ -292,6 +277,8 @@ func badRecords(in []sandbox.BadRecord) []string {
 type podDefaults struct {
 	*sandbox.Manager
 	oci     *oci.Runtime
+	foreign *foreignRuntimes
+	specs   *specStore
 	sysctls map[string]string
 	levels  *podLevels
 }

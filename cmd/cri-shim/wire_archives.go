@@ -11,8 +11,8 @@ import (
 type archives struct{ store *image.Store }
 
 // Import implements cri.Archives.
-func (a archives) Import(ctx context.Context, r io.Reader) ([]string, error) {
-	images, err := a.store.Import(ctx, r, image.ImportOptions{})
+func (a archives) Import(ctx context.Context, r io.Reader, o image.ImportOptions) ([]string, error) {
+	images, err := a.store.Import(ctx, r, o)
 	var names []string
 	for _, img := range images {
 		if len(img.RepoTags) == 0 {

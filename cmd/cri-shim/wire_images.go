@@ -180,9 +180,7 @@ func (i criImages) Verbose(_ context.Context, ref string) (map[string]any, error
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{
-		"config": img.Config, "manifestDigest": img.ManifestDigest, "layers": img.Layers, "pulledAt": img.PulledAt,
-	}, nil
+	return imageVerbose(img), nil
 }
 
 func isNotFound(err error) bool { return errors.Is(err, image.ErrNotFound) }

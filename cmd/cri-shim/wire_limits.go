@@ -8,15 +8,18 @@ import (
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
-// podLimits is sandbox.Limits over the built-in runtime.
-type podLimits struct{ oci *oci.Runtime }
+// podLimits is sandbox.Limits over the runtimes.
+type podLimits struct {
+	oci     *oci.Runtime
+	foreign *foreignRuntimes
+}
 
 // Check implements sandbox.Limits.
 func (l podLimits) Check(r *workload.Resources) error { return runtimeError(l.oci.CheckResources(r)) }
 
 // Update implements sandbox.Limits.
 func (l podLimits) Update(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, r *workload.Resources) error {
-	return runtimeError(l.oci.Update(ctx, l.oci.CgroupPath(&p.Config, p.ID, c.ID), r))
+	return runtimeError(l.foreign.update(ctx, p, c, r))
 }
 
 // UpdatePod implements sandbox.Limits.

@@ -11,8 +11,10 @@ import (
 
 // RunPod lays the client's sysctls over the defaults.
 func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
-	if err := d.oci.CheckCgroupParent(cfg.CgroupParent); err != nil {
-		return "", fmt.Errorf("run pod sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, runtimeError(err))
+	for _, err := range []error{d.oci.CheckCgroupParent(cfg.CgroupParent), d.foreign.usable(cfg.Handler)} {
+		if err != nil {
+			return "", fmt.Errorf("run pod sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, runtimeError(err))
+		}
 	}
 	if cfg.Security.Namespaces.Network != workload.ModeNode {
 		sysctls := maps.Clone(d.sysctls)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/gpu"
 	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -26,12 +27,15 @@ import (
 // process whose namespace it is.
 const joinedLater = "/proc/self/ns/pid"
 
-// podRuntime is sandbox.Runtime over the built-in runtime.
+// podRuntime is sandbox.Runtime over the built-in runtime, and others beside it.
 type podRuntime struct {
-	oci    *oci.Runtime
-	images *podImages
-	specs  *specStore
-	log    *slog.Logger
+	foreign *foreignRuntimes
+	oci     *oci.Runtime
+	images  *podImages
+	specs   *specStore
+	devices *gpu.Registry
+	classes classes
+	log     *slog.Logger
 	// problem is what the node's configuration asks for and the node has not; nil is none.
 	problem error
 }
@@ -57,15 +61,26 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 	if err != nil {
 		return nil, err
 	}
-	return &podRuntime{oci: r, images: images, specs: specs, log: log, problem: problem}, nil
+	classes, err := newClasses(cfg)
+	if err != nil {
+		return nil, err
+	}
+	foreign, err := newForeignRuntimes(ctx, cfg, r, log)
+	if err != nil {
+		return nil, err
+	}
+	return &podRuntime{
+		foreign: foreign, oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+	}, nil
 }
 
 // problems is for the verbose status.
 func (r *podRuntime) problems() []string {
-	if r.problem == nil {
-		return nil
+	out := r.foreign.problems()
+	if r.problem != nil {
+		out = append(out, r.problem.Error())
 	}
-	return []string{r.problem.Error()}
+	return out
 }
 
 // defaultAppArmor loads the profile that RuntimeDefault stands for. A node that has AppArmor but not the profile runs
@@ -90,9 +105,6 @@ func rlimits(in []config.Ulimit) []specs.POSIXRlimit {
 
 // Check implements sandbox.Runtime.
 func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
-	for i, name := range c.Config.CDIDevices {
-		return fmt.Errorf("%w: config.CDI_devices[%d].name: %q: this version has no CDI devices", sandbox.ErrInvalid, i, name)
-	}
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
@@ -110,6 +122,13 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error {
 		return err
 	}
 	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil }
+	h, err := r.foreign.of(p)
+	if err != nil {
+		return err
+	}
+	if h != nil {
+		return errors.Join(h.check(c), runtimeError(r.oci.CheckForeign(context.Background(), params)))
+	}
 	return runtimeError(r.oci.Check(context.Background(), params))
 }
 
@@ -118,6 +137,12 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return nil, err
+	}
+	if h, err := r.foreign.of(p); err != nil || h != nil {
+		if err != nil {
+			return nil, err
+		}
+		return r.prepareForeign(ctx, h, c, params, env)
 	}
 	volumes, err := r.images.volumes(ctx, c, env.Namespaces["user"])
 	defer func() {
@@ -185,6 +210,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	case workload.ModePod, workload.ModeTarget, "":
 		params.Namespaces.PID, params.Namespaces.PIDPath = oci.PIDJoin, joinedLater
 	}
+	params.Edit = r.edit(p, c, env.Root)
 	for at, dir := range env.Volumes {
 		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: dir})
 	}
@@ -193,6 +219,12 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 
 // PrepareExec implements sandbox.Runtime.
 func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, e sandbox.ExecSpec) (*sandbox.Launch, error) {
+	if h, err := r.foreign.of(p); err != nil || h != nil {
+		if err != nil {
+			return nil, err
+		}
+		return r.prepareForeignExec(h, c, e)
+	}
 	spec, err := r.specs.load(c.ID)
 	if err != nil {
 		return nil, err
@@ -228,7 +260,11 @@ func (r *podRuntime) PodInit(ctx context.Context, p *sandbox.Pod, userns string)
 
 // Cleanup implements sandbox.Runtime.
 func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) error {
-	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID))
+	if err := r.foreign.cleanup(ctx, p, c); err != nil {
+		return err
+	}
+	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
+		r.oci.RemoveResctrl(c.ID))
 	if err != nil {
 		return err // what has not gone is tried again, and the hooks are for after that
 	}
@@ -249,7 +285,7 @@ func runtimeError(err error) error {
 	var field *oci.FieldError
 	var limit *cgroup.LimitError
 	switch {
-	case errors.As(err, &field):
+	case errors.As(err, &field), errors.Is(err, gpu.ErrDevice):
 		return fmt.Errorf("%w: %w", sandbox.ErrInvalid, err)
 	case errors.As(err, &limit) && errors.Is(err, syscall.EBUSY): // more is in use
 		return fmt.Errorf("%w: %w", sandbox.ErrState, err)

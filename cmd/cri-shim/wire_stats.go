@@ -10,11 +10,14 @@ import (
 )
 
 // podMeter is sandbox.Meter over the runtime's control groups and the image store's layers.
-type podMeter struct{ oci *oci.Runtime }
+type podMeter struct {
+	oci     *oci.Runtime
+	foreign *foreignRuntimes
+}
 
 // Container implements sandbox.Meter.
 func (m podMeter) Container(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) (*usage.Stats, error) {
-	return m.oci.Stats(ctx, m.oci.CgroupPath(&p.Config, p.ID, c.ID))
+	return m.oci.Stats(ctx, m.foreign.group(p, c))
 }
 
 // Pod implements sandbox.Meter. All groups of a pod lie in one.
@@ -24,7 +27,7 @@ func (m podMeter) Pod(ctx context.Context, p *sandbox.Pod) (*usage.Stats, error)
 
 // Processes implements sandbox.Meter.
 func (m podMeter) Processes(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, open bool) (usage.Processes, error) {
-	return m.oci.Processes(ctx, m.oci.CgroupPath(&p.Config, p.ID, c.ID), open)
+	return m.oci.Processes(ctx, m.foreign.group(p, c), open)
 }
 
 // Layer implements sandbox.Meter.

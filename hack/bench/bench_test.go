@@ -45,6 +45,7 @@ func TestPrint(t *testing.T) {
 	a.add("host", "RunPodSandbox", 2*time.Millisecond)
 	a.add("host", "  pod: files", time.Millisecond)
 	a.add("host", "stop", 3*time.Millisecond)
+	a.add(ofLists, "ListContainers", 5*time.Millisecond)
 	b.add("host", "stop", 4*time.Millisecond)
 	var out strings.Builder
 	err := print(&out, &options{rounds: 1, pods: 10, networks: []string{"host"}, targets: []*target{{name: "a", results: a}, {name: "b", results: b}}})
@@ -55,6 +56,9 @@ func TestPrint(t *testing.T) {
 RunPodSandbox                                    2.00 (2.00)  -
 stop                                             3.00 (3.00)  4.00 (4.00)
   pod: files                                     1.00 (1.00)  -
+
+10 idle pods, ms: median of 10 (90th percentile)  a            b
+ListContainers                                    5.00 (5.00)  -
 
 memory of the runtime's processes, MiB of PSS  a          b
 no pods                                        1.0 in 1   0.0 in 0

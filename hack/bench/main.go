@@ -39,6 +39,7 @@ type options struct {
 	rounds, pods int
 	image        string
 	networks     []string
+	idleNetwork  string
 	parent       string // of the pods' cgroups
 	targets      []*target
 }
@@ -87,16 +88,17 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.pods, "pods", 50, "idle pods to measure the memory of; 0 for none")
 	flags.StringVar(&o.image, "image", "", "image with /bin/sleep and /bin/true (default: one made on the spot)")
 	networks := flags.String("network", "host,cni", "networks of the pods: host, cni or both")
+	flags.StringVar(&o.idleNetwork, "idle-network", "host", "network of the idle pods: host or cni")
 	flags.StringVar(&o.parent, "cgroup-parent", "", "cgroup of the pods (default: the runtime's)")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}
-	for network := range strings.SplitSeq(*networks, ",") {
+	for _, network := range append(strings.Split(*networks, ","), o.idleNetwork) {
 		if network != "host" && network != "cni" {
-			return nil, fmt.Errorf("-network: %q is neither host nor cni", network)
+			return nil, fmt.Errorf("-network, -idle-network: %q is neither host nor cni", network)
 		}
-		o.networks = append(o.networks, network)
 	}
+	o.networks = strings.Split(*networks, ",")
 	if o.rounds < 1 || o.pods < 0 {
 		return nil, errors.New("-n must be at least 1, -pods at least 0")
 	}

@@ -20,8 +20,8 @@ type memory struct {
 // settle is how long idle pods are left alone before they are measured.
 const settle = 3 * time.Second
 
-// measureMemory measures each runtime without pods and with o.pods idle ones, on the node's network: what a network
-// costs is the kernel's, not the runtime's.
+// measureMemory measures each runtime without pods and with o.pods idle ones, and how long lists of those take. For the
+// memory the pods are best on the node's network: what a network costs is the kernel's, not the runtime's.
 func measureMemory(ctx context.Context, o *options) error {
 	if o.pods == 0 {
 		return nil
@@ -45,7 +45,7 @@ func (t *target) measureMemory(ctx context.Context, o *options) (err error) {
 		}
 	}()
 	for i := range o.pods {
-		p := t.pod(o, "host", fmt.Sprintf("bench-%d-idle-%d", os.Getpid(), i))
+		p := t.pod(o, o.idleNetwork, fmt.Sprintf("bench-%d-idle-%d", os.Getpid(), i))
 		for _, step := range []func(context.Context) error{p.run, p.create, p.start} {
 			err := step(ctx)
 			if p.id != "" && (len(ids) == 0 || ids[len(ids)-1] != p.id) {
@@ -61,8 +61,10 @@ func (t *target) measureMemory(ctx context.Context, o *options) (err error) {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	t.results.loaded, err = t.memory()
-	return err
+	if t.results.loaded, err = t.memory(); err != nil {
+		return err
+	}
+	return t.measureLists(ctx, o.pods)
 }
 
 // helpers are the names that a runtime's processes have beside the daemon, which the socket leads to. The kernel

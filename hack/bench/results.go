@@ -70,8 +70,13 @@ func print(w io.Writer, o *options) error {
 		}
 		fmt.Fprintln(t)
 	}
-	for _, network := range o.networks {
-		head(fmt.Sprintf("%s network, ms: median of %d (90th percentile)", network, o.rounds))
+	for _, network := range append(slices.Clone(o.networks), ofLists) {
+		switch {
+		case network != ofLists:
+			head(fmt.Sprintf("%s network, ms: median of %d (90th percentile)", network, o.rounds))
+		case o.pods > 0:
+			head(fmt.Sprintf("%d idle pods, ms: median of %d (90th percentile)", o.pods, listRounds))
+		}
 		for _, what := range measures(o, network) {
 			fmt.Fprint(t, what)
 			for _, target := range o.targets {

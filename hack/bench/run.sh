@@ -2,10 +2,10 @@
 # run.sh [NAME=SOCKET...]: what `make bench-pod` runs. Without arguments it measures bin/cri-shim, in folders, cgroups
 # and a network namespace of its own; with arguments, the runtimes that listen there (then IMAGE must be one that
 # all can pull, unless they can reach this machine's 127.0.0.1).
-#   ROUNDS (30), PODS (50), NETWORK (host,cni), IMAGE
+#   ROUNDS (30), PODS (50), NETWORK (host,cni), IDLE_NETWORK (host), IMAGE
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
-flags=(-n "${ROUNDS:-30}" -pods "${PODS:-50}" -network "${NETWORK:-host,cni}")
+flags=(-n "${ROUNDS:-30}" -pods "${PODS:-50}" -network "${NETWORK:-host,cni}" -idle-network "${IDLE_NETWORK:-host}")
 [ -z "${IMAGE-}" ] || flags+=(-image "$IMAGE")
 
 if [ "${1-}" != inside ]; then

@@ -16,8 +16,8 @@ import (
 )
 
 type options struct {
-	work, daemon, plugins, debs, nonewprivs, known, excluded, report string
-	suite                                                            suite
+	work, daemon, plugins, debs, nonewprivs, known, excluded, report, handler string
+	suite                                                                     suite
 }
 
 func main() {
@@ -31,6 +31,7 @@ func main() {
 	flag.StringVar(&o.known, "known", "", "list of known failures")
 	flag.StringVar(&o.excluded, "excluded", "", "list of specifications that cannot run")
 	flag.StringVar(&o.report, "report", "", "where to write the summary")
+	flag.StringVar(&o.handler, "handler", "", "program of an OCI runtime that runs the pods, as the handler of its name")
 	flag.StringVar(&o.suite.focus, "focus", "", "regular expression: only these specifications")
 	flag.StringVar(&o.suite.skip, "skip", "", "regular expression: not these specifications")
 	flag.StringVar(&o.suite.seed, "seed", "", "seed of the order")
@@ -72,7 +73,10 @@ func run(o options) (ok bool, err error) {
 	if err := mirrors(filepath.Join(o.work, "certs.d"), addr); err != nil {
 		return false, err
 	}
-	n, err := startNode(o.daemon, o.plugins, o.work)
+	if o.handler != "" {
+		o.suite.handler = filepath.Base(o.handler)
+	}
+	n, err := startNode(o.daemon, o.plugins, o.work, o.handler)
 	if err != nil {
 		return false, err
 	}

@@ -39,14 +39,19 @@ type node struct {
 	done chan error
 }
 
-// startNode starts the daemon with everything of it below dir and waits until it listens.
-func startNode(program, plugins, dir string) (*node, error) {
+// startNode starts the daemon with everything of it below dir, and a runtime beside the built-in one if it is named, and
+// waits until it listens.
+func startNode(program, plugins, dir, runtime string) (*node, error) {
+	config := fmt.Appendf(nil, configText, dir, plugins)
+	if runtime != "" {
+		config = fmt.Appendf(config, "[runtimes.%s]\npath = '%s'\n", filepath.Base(runtime), runtime)
+	}
 	if err := os.MkdirAll(filepath.Join(dir, "net.d"), 0o755); err != nil {
 		return nil, err
 	}
 	err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "net.d", "10-critest.conflist"), fmt.Appendf(nil, networkText, dir), 0o644),
-		os.WriteFile(filepath.Join(dir, "config.toml"), fmt.Appendf(nil, configText, dir, plugins), 0o644))
+		os.WriteFile(filepath.Join(dir, "config.toml"), config, 0o644))
 	if err != nil {
 		return nil, err
 	}
@@ -97,10 +102,10 @@ func (n *node) stop() error {
 
 // suite are the options of a run of critest.
 type suite struct {
-	program, focus, skip, seed, report string
-	parallel                           int
-	excluded                           list
-	timeout                            time.Duration
+	program, focus, skip, seed, report, handler string
+	parallel                                    int
+	excluded                                    list
+	timeout                                     time.Duration
 }
 
 // run runs critest; its exit status counts for nothing, its report does.
@@ -108,6 +113,9 @@ func (s suite) run(ctx context.Context, socket string) error {
 	args := []string{
 		"-runtime-endpoint=unix://" + socket, "-image-endpoint=unix://" + socket,
 		"-ginkgo.json-report=" + s.report, "-ginkgo.no-color", "-ginkgo.timeout=" + s.timeout.String(),
+	}
+	if s.handler != "" {
+		args = append(args, "-runtime-handler="+s.handler)
 	}
 	if s.parallel > 1 {
 		args = append(args, fmt.Sprintf("-parallel=%d", s.parallel))

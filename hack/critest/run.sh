@@ -4,6 +4,7 @@
 # .cache/critest/debs. Writes .cache/critest/report.json and .cache/critest/daemon.log.
 #   FOCUS, SKIP   regular expressions of specifications
 #   SEED          order of the specifications
+#   HANDLER       have another OCI runtime run the pods, such as runc or crun; the lists are not about what fails with it
 #   PARALLEL      how many at a time (default 1)
 #   TIMEOUT       for the whole run (default 1h)
 #   PREBUILT=1    take what an earlier run, or `run.sh build`, has built and downloaded
@@ -48,7 +49,16 @@ mkdir "$work/tmp" "$work/bin"
 command -v sudo >/dev/null || { printf '#!/bin/sh\nexec "$@"\n' > "$work/bin/sudo" && chmod +x "$work/bin/sudo"; }
 
 export TMPDIR=$work/tmp PATH=$PWD/.cache/tools:$work/bin:$PATH
-hack/isolate.sh "$cache/runner" \
+program=()
+if [ -n "${HANDLER:-}" ]; then
+  program=(-handler "$(command -v "$HANDLER")")
+fi
+without=()
+if [ "${HANDLER:-}" = crun ]; then # it refuses to run beside a v2 hierarchy that has controllers, as in hybrid mode
+  # shellcheck disable=SC2016 # for the inner shell
+  without=(bash -c 'at=/sys/fs/cgroup/unified; ! mountpoint -q $at || { umount $at && mount -t tmpfs none $at; } && exec "$@"' bash)
+fi
+hack/isolate.sh "${without[@]}" "$cache/runner" "${program[@]}" \
   -work "$work" -cri-shim "$PWD/bin/cri-shim" -critest "$PWD/.cache/tools/critest" -plugins "$PWD/.cache/cni-bin" \
   -debs "$cache/debs" -nonewprivs "$cache/nonewprivs" -known $here/known-failures.txt -excluded $here/excluded.txt \
   -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" \

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,64 +39,6 @@ func writeConfig(t *testing.T, name string, m proto.Message) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-func TestCrictl(t *testing.T) {
-	t.Parallel()
-	n := sharedNode(t)
-	wants := func(want string, args ...string) string {
-		t.Helper()
-		got := n.crictl(t, args...)
-		if !strings.Contains(got, want) {
-			t.Errorf("crictl %s = %q; want %q in it", strings.Join(args, " "), got, want)
-		}
-		return got
-	}
-	wants("cri-shim", "version")
-	wants("NetworkReady", "info")
-	wants("up to date", "pull", busybox())
-	wants(busyboxRepo, "images")
-	wants("sha256:", "inspecti", busybox())
-	wants(n.path("root"), "imagefsinfo")
-
-	p := &pod{node: n, config: n.podConfig()}
-	podFile := writeConfig(t, "pod.json", p.config)
-	p.id = strings.TrimSpace(n.crictl(t, "runp", podFile))
-	n.remember(p.id, p.config)
-	name := p.config.Metadata.Name
-	wants(name, "pods", "--name", name, "--state", "ready")
-	wants(`"ip": "10.77.`, "inspectp", p.id)
-
-	config := p.containerConfig("counter", sh("echo out; echo err >&2; exec sleep 100000"))
-	id := strings.TrimSpace(n.crictl(t, "create", p.id, writeConfig(t, "c.json", config), podFile))
-	wants("Created", "ps", "-a", "--pod", p.id)
-	wants(id, "start", id)
-	wants("counter", "ps", "--state", "running", "--name", "counter", "--pod", p.id)
-	wants("counter", "ps", "--image", busybox(), "--pod", p.id)
-	if got := n.crictl(t, "ps", "-q", "--state", "exited", "--pod", p.id); got != "" {
-		t.Errorf("crictl ps --state exited = %q; want none", got)
-	}
-	wants("in-there", "exec", "-s", id, "echo", "in-there")
-	eventually(t, "out in crictl logs", func() bool { return strings.Contains(n.crictl(t, "logs", id), "out\n") })
-	var inspected struct {
-		Status struct{ State, ID string }
-		Info   map[string]any
-	}
-	if err := json.Unmarshal([]byte(n.crictl(t, "inspect", id)), &inspected); err != nil {
-		t.Fatal(err)
-	}
-	if inspected.Status.ID != id || inspected.Status.State != "CONTAINER_RUNNING" {
-		t.Errorf("crictl inspect = %+v; want %s running", inspected.Status, id)
-	}
-	wants(id, "stop", "--timeout", "0", id)
-	wants("Exited", "ps", "-a", "--pod", p.id)
-	wants(id, "rm", id)
-	wants(p.id, "stopp", p.id)
-	wants("NotReady", "pods", "--id", p.id)
-	wants(p.id, "rmp", p.id)
-	if got := n.crictl(t, "pods", "-q", "--id", p.id); got != "" {
-		t.Errorf("crictl pods after rmp = %q; want none", got)
-	}
 }
 
 func TestTimeline(t *testing.T) {

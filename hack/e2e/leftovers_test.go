@@ -83,7 +83,8 @@ func (n *node) traces() (left []string) {
 			note("mount %s", mount)
 		}
 	}
-	for _, dir := range []string{"netns", "state/pods", "state/exits", "root/layers", "root/trash", "root/specs"} {
+	for _, dir := range []string{"netns", "state/pods", "state/exits", "root/layers", "root/trash", "root/specs",
+		"state/bundles", "state/runtimes/runc", "state/runtimes/crun"} {
 		for _, e := range entries(n.path(dir)) {
 			if !strings.HasPrefix(e, "seccomp-") { // profiles are kept for the next container
 				note("%s/%s", dir, e)

@@ -34,6 +34,8 @@ type node struct {
 	dir     string // everything is below it
 	name    string // of the CNI network and the bridge
 	cgroup  string // below which the pods and the supervisors are
+	gpuRoot string // of a node that seems to have GPUs
+	handler string // of pods for which a test names none
 	subnet  int    // 10.77.N.0/24 and fd77:0:0:N::/64
 	program string
 	config  map[string]string // keys of the configuration to their TOML values
@@ -94,6 +96,9 @@ func startNode(t *testing.T, config map[string]string) (*node, error) {
 			"log_level":            `"debug"`,
 		},
 	}
+	if handler := os.Getenv(handlerEnv); handler != "" {
+		n.handler, n.config["runtimes"] = handler, runtimesTable(t, handler)
+	}
 	for key, value := range config {
 		n.config[key] = value
 	}
@@ -146,6 +151,16 @@ func (n *node) command() (*exec.Cmd, error) {
 		return nil, err
 	}
 	return exec.Command(n.program, "serve", "--config", n.path("config.toml")), nil
+}
+
+// shim runs a command of the program and returns what it prints.
+func (n *node) shim(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(n.program, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("cri-shim %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
 }
 
 // start starts the daemon and waits until it answers.

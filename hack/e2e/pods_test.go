@@ -49,8 +49,14 @@ func hostNetwork(c *pb.PodSandboxConfig) {
 // runPod runs a pod that is removed after the test.
 func (n *node) runPod(t *testing.T, edit ...func(*pb.PodSandboxConfig)) *pod {
 	t.Helper()
+	return n.runPodAs(t, n.handler, edit...)
+}
+
+// runPodAs is runPod with a runtime handler.
+func (n *node) runPodAs(t *testing.T, handler string, edit ...func(*pb.PodSandboxConfig)) *pod {
+	t.Helper()
 	config := n.podConfig(edit...)
-	resp, err := n.RunPodSandbox(ctx(t), &pb.RunPodSandboxRequest{Config: config})
+	resp, err := n.RunPodSandbox(ctx(t), &pb.RunPodSandboxRequest{Config: config, RuntimeHandler: handler})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -179,3 +179,140 @@ func TestPullAtOnce(t *testing.T) {
 		t.Errorf("the layer was downloaded %d times; want once", downloads)
 	}
 }
+
+// TestRetryJoinsContainer: the same for a container with a volume whose storage is slow, when it is made and when it is
+// started.
+func TestRetryJoinsContainer(t *testing.T) {
+	t.Parallel()
+	n := sharedNode(t)
+	p := n.runPod(t)
+	volume := slowVolume(t)
+	config := p.containerConfig("slow", sh("ls /slow && echo works"), mount(&pb.Mount{HostPath: volume.dir, ContainerPath: "/slow"}))
+	var id string
+	create := func(ctx context.Context) error {
+		resp, err := n.CreateContainer(ctx, &pb.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+		if err == nil {
+			id = resp.ContainerId
+		}
+		return err
+	}
+	start := func(ctx context.Context) error {
+		_, err := n.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: id})
+		return err
+	}
+	for _, call := range []struct {
+		name string
+		do   func(context.Context) error
+	}{{"CreateContainer", create}, {"StartContainer", start}} {
+		volume.hold()
+		for range 3 {
+			short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+			err := call.do(short)
+			cancel()
+			if status.Code(err) != codes.DeadlineExceeded {
+				t.Errorf("%s() with a slow volume = %v; want DeadlineExceeded", call.name, err)
+			}
+		}
+		// Nobody else waits.
+		if got := p.output(t, "echo works"); got != "works\n" {
+			t.Errorf("another container says %q; want works", got)
+		}
+		joined := make(chan error, 1)
+		go func() { joined <- call.do(ctx(t)) }()
+		time.Sleep(50 * time.Millisecond) // so that it joins; should it come late, it gets the result
+		volume.release()
+		if err := <-joined; err != nil {
+			t.Fatalf("%s() again = %v; want the result of the call that was begun", call.name, err)
+		}
+	}
+	c := &container{pod: p, id: id, logPath: p.config.LogDirectory + "/slow.log"}
+	c.wait(t)
+	if got := c.log(t, "stdout"); got != "works\n" {
+		t.Errorf("the container says %q; want works", got)
+	}
+	list, err := n.ListContainers(ctx(t), &pb.ListContainersRequest{Filter: &pb.ContainerFilter{PodSandboxId: p.id}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range list.Containers {
+		if other.Metadata.Name == "slow" && other.Id != id {
+			t.Errorf("a retry made a second container: %v beside %s", other, id)
+		}
+	}
+}
+
+// TestGivenUpCalls: calls that end before their work does leave no descriptor, no process and nothing half done.
+func TestGivenUpCalls(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	warm := n.runPod(t).sleeping(t)
+	open := func() int { return len(entries(fmt.Sprintf("/proc/%d/fd", n.daemon.Process.Pid))) }
+	before := open()
+	for patience := time.Microsecond; patience < 200*time.Millisecond; patience *= 2 {
+		config := n.podConfig()
+		n.remember("given up "+config.Metadata.Name+strings.Repeat(" ", 64), config)
+		brief := func(call func(context.Context) error) error {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			err := call(ctx)
+			if code := status.Code(err); code != codes.OK && code != codes.DeadlineExceeded && code != codes.Canceled {
+				t.Errorf("after %s: %v; want DeadlineExceeded", patience, err)
+			}
+			return err
+		}
+		var sandbox, id string
+		run := func(ctx context.Context) error {
+			resp, err := n.RunPodSandbox(ctx, &pb.RunPodSandboxRequest{Config: config})
+			sandbox = resp.GetPodSandboxId()
+			return err
+		}
+		create := func(ctx context.Context) error {
+			resp, err := n.CreateContainer(ctx, &pb.CreateContainerRequest{
+				PodSandboxId: sandbox, Config: (&pod{node: n, config: config}).containerConfig("c", []string{"/bin/sleep", "1000029"}), SandboxConfig: config})
+			id = resp.GetContainerId()
+			return err
+		}
+		for _, call := range []func(context.Context) error{
+			run, create,
+			func(ctx context.Context) error {
+				_, err := n.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: id})
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := n.ExecSync(ctx, &pb.ExecSyncRequest{ContainerId: id, Cmd: sh("exit 0")})
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := n.ContainerStats(ctx, &pb.ContainerStatsRequest{ContainerId: id})
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := n.StopContainer(ctx, &pb.StopContainerRequest{ContainerId: id})
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := n.StopPodSandbox(ctx, &pb.StopPodSandboxRequest{PodSandboxId: sandbox})
+				return err
+			},
+			func(ctx context.Context) error {
+				_, err := n.RemovePodSandbox(ctx, &pb.RemovePodSandboxRequest{PodSandboxId: sandbox})
+				return err
+			},
+		} {
+			if err := brief(call); err == nil {
+				continue
+			}
+			if err := call(ctx(t)); err != nil {
+				t.Fatalf("again, after %s were too short: %v", patience, err)
+			}
+		}
+	}
+	list, err := n.ListPodSandbox(ctx(t), &pb.ListPodSandboxRequest{})
+	if err != nil || len(list.Items) != 1 {
+		t.Errorf("ListPodSandbox() = %v, %v; want the one pod that stays", list, err)
+	}
+	if got := warm.exec(t, "echo works"); got != "works\n" {
+		t.Errorf("the container that stays says %q; want works", got)
+	}
+	eventually(t, fmt.Sprintf("no more than %d descriptors in the daemon", before), func() bool { return open() <= before })
+}

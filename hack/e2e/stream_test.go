@@ -162,10 +162,7 @@ func TestExecVanished(t *testing.T) {
 // descriptors are those of the daemon and of its supervisors.
 func (n *node) descriptors(t *testing.T) (open int) {
 	t.Helper()
-	for _, pid := range append(processesOf("cri-shim-supervisor"), strconv.Itoa(n.daemon.Process.Pid)) {
-		if text, _ := os.ReadFile("/proc/" + pid + "/cgroup"); !strings.Contains(string(text), n.cgroup+"/") && pid != strconv.Itoa(n.daemon.Process.Pid) {
-			continue // another node's
-		}
+	for _, pid := range n.processes() {
 		for _, fd := range entries("/proc/" + pid + "/fd") {
 			// What the Go runtime and grpc keep for later comes and goes.
 			if target, err := os.Readlink("/proc/" + pid + "/fd/" + fd); err == nil && !strings.Contains(target, "anon_inode:[event") {
@@ -174,6 +171,17 @@ func (n *node) descriptors(t *testing.T) (open int) {
 		}
 	}
 	return open
+}
+
+// processes are the daemon and its supervisors.
+func (n *node) processes() []string {
+	pids := []string{strconv.Itoa(n.daemon.Process.Pid)}
+	for _, pid := range processesOf("cri-shim-supervisor") {
+		if text, _ := os.ReadFile("/proc/" + pid + "/cgroup"); strings.Contains(string(text), n.cgroup+"/") {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }
 
 // TestExecRestart: a daemon that ends or dies leaves no exec behind.

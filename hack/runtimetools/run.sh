@@ -19,7 +19,8 @@ differences=$PWD/hack/runtimetools/differences.txt
 runc=$(PATH=$PATH:/usr/sbin:/sbin command -v runc)
 # On a file system of its own: a program that fails may leave mounts in its bundle, and they go with it.
 work=$(mktemp -d /tmp/rt.XXXXXX)
-trap 'cd /; umount -R -l "$work"; rmdir "$work"' EXIT
+# The programs' control groups have these names; empty parents stay behind.
+trap 'cd /; umount -R -l "$work"; rmdir "$work"; rmdir /sys/fs/cgroup{,/*}/{testdir/cgrouptest,testdir,cgrouptest} 2> /dev/null' EXIT
 mount -t tmpfs -o mode=0700,size=1g rt "$work"
 mkdir "$work/tmp"
 cp "$tools"/runtimetest "$tools"/rootfs-*.tar.gz "$work/"

@@ -2,6 +2,8 @@
 // once. It is read from TOML; see Load.
 package config
 
+import "time"
+
 // Config holds every setting. The doc tag is the key's documentation, which Render prints above it.
 type Config struct {
 	Root   string `toml:"root" doc:"Images, container file systems and records; survives a reboot."`
@@ -36,6 +38,15 @@ type Config struct {
 	PidsLimit       int64    `toml:"pids_limit" doc:"Processes and threads that one container may have. 0: no limit but the pod's, which the kubelet sets (podPidsLimit)."`
 	DefaultUlimits  []Ulimit `toml:"default_ulimits" doc:"Resource limits of every container as name=soft:hard (setrlimit's names in lower case), cut to what the daemon itself may set. What is not named is the daemon's own."`
 
+	CDISpecDirs           []string `toml:"cdi_spec_dirs" doc:"Folders of Container Device Interface specifications; of two with the same device the one in the later folder counts. Folders that do not exist are skipped."`
+	GPUDriverRoot         string   `toml:"gpu_driver_root" doc:"Where NVIDIA's user-space driver is installed: / or the root of a driver container, such as /run/nvidia/driver."`
+	GPUDeviceRoot         string   `toml:"gpu_device_root" doc:"Below which /dev, /proc and /sys are looked at for GPUs and other devices."`
+	GPUDriverCapabilities []string `toml:"gpu_driver_capabilities" doc:"Which parts of NVIDIA's driver a container with a GPU gets: compute, compat32, graphics, utility, video, display, ngx."`
+	GPUFromEnvironment    bool     `toml:"gpu_from_environment" doc:"Let NVIDIA_VISIBLE_DEVICES and NVIDIA_DRIVER_CAPABILITIES of images and pods ask for GPUs and driver parts. Whoever may write a pod then may use any GPU."`
+	BuiltinHandlers       []string `toml:"builtin_handlers" doc:"RuntimeClass handlers that name the built-in runtime, such as nvidia for manifests that expect NVIDIA's."`
+	RDTConfigFile         string   `toml:"rdt_config_file" doc:"Classes of cache and memory bandwidth (Intel RDT, AMD QoS) in goresctrl's YAML format; a pod's annotations choose one. Empty: classes that exist can be chosen, none are made."`
+	BlockioConfigFile     string   `toml:"blockio_config_file" doc:"Classes of block I/O in goresctrl's YAML format; a pod's annotations choose one. Empty: there are none."`
+
 	EnableUnprivilegedPorts bool `toml:"enable_unprivileged_ports" doc:"Let pods with a network of their own bind ports below 1024 without CAP_NET_BIND_SERVICE."`
 	EnableUnprivilegedICMP  bool `toml:"enable_unprivileged_icmp" doc:"Let pods with a network of their own ping without CAP_NET_RAW."`
 
@@ -51,7 +62,19 @@ type Config struct {
 	KillTimeout       Duration `toml:"kill_timeout" doc:"How long to wait for a killed process before the call fails with its kernel stack."`
 	DrainTimeout      Duration `toml:"drain_timeout" doc:"How long running calls may go on when the daemon is told to stop."`
 	ReconcileInterval Duration `toml:"reconcile_interval" doc:"How often records are compared with what the kernel has, and interrupted work is finished."`
+
+	Runtimes map[string]Runtime `toml:"runtimes" doc:"Other OCI runtimes, each a RuntimeClass handler by its name beside the built-in runtime, which is the handler without a name. path is the program; options come before its command, as in [\"--debug\"]; timeout bounds one call of it (default 1m)."`
 }
+
+// Runtime is another OCI runtime, driven over the command line that runc has.
+type Runtime struct {
+	Path    string   `toml:"path"`
+	Options []string `toml:"options"`
+	Timeout Duration `toml:"timeout,omitempty"`
+}
+
+// DefaultRuntimeTimeout is the Timeout of a Runtime that has none.
+const DefaultRuntimeTimeout = time.Minute
 
 // DefaultPath is the file that Load("") reads if it exists.
 const DefaultPath = "/etc/cri-shim/config.toml"
@@ -79,6 +102,10 @@ func Default() Config {
 		MaxLayerSize:            256 * GiB,
 		MaxLayerEntries:         8 << 20,
 		PullProgressTimeout:     Seconds(30),
+		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
+		GPUDriverRoot:           "/",
+		GPUDeviceRoot:           "/",
+		GPUDriverCapabilities:   []string{"compute", "utility"},
 		DefaultUlimits:          []Ulimit{{Name: "nofile", Soft: 1024, Hard: 524288}},
 		EnableUnprivilegedPorts: true,
 		EnableUnprivilegedICMP:  true,

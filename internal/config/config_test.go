@@ -57,6 +57,10 @@ func TestRenderLoadsBack(t *testing.T) {
 	changed.KillTimeout = Duration{90*time.Second + 500*time.Millisecond}
 	changed.LogLineMax = 16385
 	changed.PinnedImages = []string{"example.org/base*"}
+	changed.Runtimes = map[string]Runtime{
+		"runc": {Path: "/usr/sbin/runc", Options: []string{"--debug"}, Timeout: Seconds(30)},
+		"crun": {Path: "/usr/bin/crun", Timeout: Duration{DefaultRuntimeTimeout}},
+	}
 	for name, want := range map[string]Config{"default": Default(), "changed": changed} {
 		text := Render(want)
 		got, err := Load(tree(t, map[string]string{"config.toml": string(text)}))
@@ -68,7 +72,7 @@ func TestRenderLoadsBack(t *testing.T) {
 			t.Errorf("%s: loaded back (-want +got):\n%s", name, diff)
 		}
 		for _, key := range keys {
-			if lineOf(text, key) == 0 {
+			if lineOf(text, key) == 0 && (key != "runtimes" || !strings.Contains(string(text), "# [runtimes.")) {
 				t.Errorf("%s: Render has no line for %s", name, key)
 			}
 		}
@@ -150,6 +154,13 @@ func TestLoadProblems(t *testing.T) {
 		{"platform", "image_platform = 'windows/amd64'", `DIR/config.toml:1: image_platform: "windows/amd64" does not run on this system; want linux/...`},
 		{"image", "pinned_images = ['a b']", `DIR/config.toml:1: pinned_images: "a b": invalid reference format`},
 		{"short image prefix", "pinned_images = ['*', 'localhost/*', 'r:5000/*', 'busybox*']", `DIR/config.toml:1: pinned_images: "busybox*" does not begin with a registry`},
+		{"runtime without a path", "root = '/r'\n\n[runtimes.runc]\noptions = []", `DIR/config.toml:3: runtimes.runc.path: "" is not an absolute path`},
+		{"runtime's name", "[runtimes.Run_C]\npath = '/x'", `DIR/config.toml:1: runtimes.Run_C: "Run_C" is not a RuntimeClass handler`},
+		{"runtime's option", "[runtimes.runc]\npath = '/x'\noptions = ['--root', '/y']", `DIR/config.toml:1: runtimes.runc.options: "/y" does not begin with a dash`},
+		{"runtime's timeout", "[runtimes.runc]\npath = '/x'\ntimeout = '1ms'", `DIR/config.toml:1: runtimes.runc.timeout: 1ms is not between 1s and 1h0m0s`},
+		{"runtime's key", "[runtimes.runc]\npth = '/x'", `DIR/config.toml:2: runtimes.runc.pth: unknown key`},
+		{"runtime and built-in", "builtin_handlers = ['gpu']\n[runtimes.gpu]\npath = '/x'", `DIR/config.toml:2: runtimes.gpu: "gpu" is in builtin_handlers too`},
+		{"runtime's type", "runtimes = 'runc'", `DIR/config.toml:1: runtimes: `},
 		{"no plugins", "cni_bin_dirs = []", "DIR/config.toml:1: cni_bin_dirs: is empty; no plugin would be found"},
 	}
 	for _, tt := range tests {
@@ -163,6 +174,22 @@ func TestLoadProblems(t *testing.T) {
 				t.Errorf("Load = %s\nwant %s", got, tt.want)
 			}
 		})
+	}
+}
+
+// A runtime of a later file comes beside those of earlier ones, and changes the one of its name key by key.
+func TestLoadRuntimes(t *testing.T) {
+	path := tree(t, map[string]string{
+		"config.toml":   "[runtimes.runc]\npath = '/a'\noptions = ['--debug']\n[runtimes.crun]\npath = '/b'",
+		"conf.d/1.toml": "[runtimes.runc]\npath = '/c'\n[runtimes.kata]\npath = '/d'\ntimeout = '2m'",
+	})
+	got, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]Runtime{"runc": {Path: "/c", Options: []string{"--debug"}}, "crun": {Path: "/b"}, "kata": {Path: "/d", Timeout: Seconds(120)}}
+	if diff := cmp.Diff(want, got.Runtimes); diff != "" {
+		t.Errorf("Load (-want +got):\n%s", diff)
 	}
 }
 
@@ -209,6 +236,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add(Render(Default()))
 	f.Add([]byte("log_levle = 1"))
 	f.Add([]byte("default_ulimits = ['nofile=1:unlimited']\nlog_line_max = '2KiB'"))
+	f.Add([]byte("[runtimes.runc]\npath = '/x'\n[runtimes.'a.b']\npath = '/y'"))
 	f.Add([]byte("[root]\nx = 1\n[[state]]\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		l := loader{config: Default(), setAt: map[string]place{}}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -74,7 +75,7 @@ func Load(path string) (*Config, error) {
 	}
 	// A value that could not be decoded has its default here, so that nothing is reported twice.
 	for _, p := range Validate(l.config) {
-		at := l.setAt[p.Key]
+		at := l.place(p.Key)
 		p.File, p.Line = at.file, at.line
 		l.problems = append(l.problems, p)
 	}
@@ -87,6 +88,20 @@ func Load(path string) (*Config, error) {
 type place struct {
 	file string
 	line int
+}
+
+// place is where a key was set, or else the table that it belongs to.
+func (l *loader) place(key string) place {
+	for {
+		if at, ok := l.setAt[key]; ok {
+			return at
+		}
+		dot := strings.LastIndexByte(key, '.')
+		if dot < 0 {
+			return place{}
+		}
+		key = key[:dot]
+	}
 }
 
 type loader struct {
@@ -130,6 +145,11 @@ func (l *loader) decode(file string, data []byte) {
 				l.setAt[key] = place{file, line}
 			}
 		}
+		for name := range next.Runtimes {
+			if line := lineOf(data, "runtimes."+name); line > 0 {
+				l.setAt["runtimes."+name] = place{file, line}
+			}
+		}
 	case errors.As(err, &unknown):
 		for i := range unknown.Errors {
 			l.problems = append(l.problems, unknownKey(file, &unknown.Errors[i]))
@@ -155,6 +175,11 @@ func clone(c Config) Config {
 	c.RegistryAuthFiles = slices.Clone(c.RegistryAuthFiles)
 	c.PinnedImages = slices.Clone(c.PinnedImages)
 	c.DefaultUlimits = slices.Clone(c.DefaultUlimits)
+	c.Runtimes = maps.Clone(c.Runtimes)
+	for name, r := range c.Runtimes {
+		r.Options = slices.Clone(r.Options)
+		c.Runtimes[name] = r
+	}
 	return c
 }
 
@@ -197,10 +222,11 @@ var keys = func() (names []string) {
 	return names
 }()
 
-// lineOf is the line that sets key, 0 where none does. There are no tables, so a line that starts with
-// the key sets it.
+// lineOf is the line that sets key, 0 where none does: one that starts with the key, or with the header of its table.
+// The keys of tables have other names than those outside.
 func lineOf(data []byte, key string) int {
-	at := regexp.MustCompile(`(?m)^[ \t]*["']?` + regexp.QuoteMeta(key) + `["']?[ \t]*=`).FindIndex(data)
+	name := `["']?` + regexp.QuoteMeta(key) + `["']?[ \t]*`
+	at := regexp.MustCompile(`(?m)^[ \t]*(?:` + name + `=|\[[ \t]*` + name + `[].])`).FindIndex(data)
 	if at == nil {
 		return 0
 	}

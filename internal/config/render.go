@@ -2,7 +2,9 @@ package config
 
 import (
 	"bytes"
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -20,6 +22,10 @@ func Render(c Config) []byte {
 		for _, line := range wrap(field.Tag.Get("doc"), 98) {
 			out.WriteString("# " + line + "\n")
 		}
+		if field.Type.Kind() == reflect.Map {
+			renderRuntimes(&out, c.Runtimes)
+			continue
+		}
 		v := value.Field(i).Interface()
 		// A nil slice would be left out.
 		if list := value.Field(i); list.Kind() == reflect.Slice && list.IsNil() {
@@ -32,6 +38,31 @@ func Render(c Config) []byte {
 		out.Write(line)
 	}
 	return out.Bytes()
+}
+
+// renderRuntimes writes a table for each runtime, which must come after every other key, or an example of one.
+func renderRuntimes(out *bytes.Buffer, all map[string]Runtime) {
+	comment := ""
+	if len(all) == 0 {
+		all = map[string]Runtime{"runc": {Path: "/usr/sbin/runc"}}
+		comment = "# "
+	}
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		r := all[name]
+		if r.Options == nil {
+			r.Options = []string{}
+		}
+		if r.Timeout.Duration == 0 {
+			r.Timeout.Duration = DefaultRuntimeTimeout
+		}
+		text, err := toml.Marshal(r)
+		if err != nil {
+			panic("config: runtimes: " + err.Error())
+		}
+		for line := range strings.Lines("[runtimes." + name + "]\n" + string(text)) {
+			out.WriteString(comment + line)
+		}
+	}
 }
 
 // wrap breaks text between words into lines of at most width bytes.

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -32,11 +33,24 @@ func Validate(c Config) Problems {
 	v.platform(c.ImagePlatform)
 	v.pinned(c.PinnedImages)
 	v.ulimits(c.DefaultUlimits)
+	for _, name := range c.GPUDriverCapabilities {
+		v.oneOf("gpu_driver_capabilities", name, driverCapabilities...)
+	}
+	for _, name := range c.BuiltinHandlers {
+		v.check("builtin_handlers", handlerPattern.MatchString(name), "%q is not a RuntimeClass handler (a DNS label)", name)
+	}
 	v.streams(c)
 	v.sizes(c)
 	v.durations(c)
+	v.runtimes(c.Runtimes, c.BuiltinHandlers)
 	return v.problems
 }
+
+// driverCapabilities are those of NVIDIA_DRIVER_CAPABILITIES.
+var driverCapabilities = []string{"compute", "compat32", "graphics", "utility", "video", "display", "ngx"}
+
+// handlerPattern is Kubernetes' (RuntimeClass.handler).
+var handlerPattern = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
 type validator struct{ problems Problems }
 
@@ -62,6 +76,8 @@ func (v *validator) paths(c Config) {
 		v.path(path.key, path.value)
 	}
 	for _, path := range []struct{ key, value string }{
+		{"seccomp_profile", c.SeccompProfile}, {"rdt_config_file", c.RDTConfigFile}, {"blockio_config_file", c.BlockioConfigFile},
+		{"gpu_driver_root", c.GPUDriverRoot}, {"gpu_device_root", c.GPUDeviceRoot},
 		{"seccomp_profile", c.SeccompProfile}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
 	} {
 		if path.value != "" {
@@ -73,6 +89,7 @@ func (v *validator) paths(c Config) {
 		values []string
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
+		{"cdi_spec_dirs", c.CDISpecDirs},
 		{"registry_auth_files", c.RegistryAuthFiles},
 	} {
 		for _, value := range list.values {
@@ -178,5 +195,21 @@ func (v *validator) durations(c Config) {
 	} {
 		v.check(d.key, d.low <= d.value.Duration && d.value.Duration <= d.high,
 			"%v is not between %v and %v", d.value, d.low, d.high)
+	}
+}
+
+func (v *validator) runtimes(all map[string]Runtime, builtin []string) {
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		r, key := all[name], "runtimes."+name
+		v.check(key, handlerPattern.MatchString(name),
+			"%q is not a RuntimeClass handler (a DNS label)", name)
+		v.check(key, !slices.Contains(builtin, name), "%q is in builtin_handlers too", name)
+		v.path(key+".path", r.Path)
+		for _, o := range r.Options {
+			v.check(key+".options", strings.HasPrefix(o, "-") && !strings.ContainsRune(o, 0),
+				"%q does not begin with a dash; an option with a value is --option=value", o)
+		}
+		v.check(key+".timeout", r.Timeout.Duration == 0 || time.Second <= r.Timeout.Duration && r.Timeout.Duration <= time.Hour,
+			"%v is not between %v and %v", r.Timeout, time.Second, time.Hour)
 	}
 }

@@ -13,6 +13,7 @@ func (m *Message) code(c *codec) {
 	c.str(&m.Domainname)
 	list(c, &m.Sysctls, codeSysctl)
 	optional(c, &m.Root, codeRoot)
+	list(c, &m.Files, codeFile)
 	list(c, &m.Mounts, codeMount)
 	list(c, &m.Devices, codeDevice)
 	list(c, &m.Symlinks, codeSymlink)
@@ -45,6 +46,11 @@ func codeRoot(c *codec, r *Root) {
 	c.u64(&r.Propagation)
 	c.u64(&r.FinalPropagation)
 	c.flag(&r.NoPivot)
+}
+
+func codeFile(c *codec, f *File) {
+	c.str(&f.Path)
+	c.bytes(&f.Data)
 }
 
 func codeMount(c *codec, m *Mount) {

@@ -99,6 +99,13 @@ type Device struct {
 // Symlink is a link to be made under the new root, if nothing is there.
 type Symlink struct{ Target, Path string }
 
+// File is a file to be written into the new root before anything is mounted there; it replaces what the image has at
+// Path, a symbolic link too.
+type File struct {
+	Path string
+	Data []byte
+}
+
 // Rlimit is a resource limit: Resource is an RLIMIT_… number.
 type Rlimit struct {
 	Resource   uint32
@@ -211,6 +218,7 @@ type Message struct {
 	Domainname  string
 	Sysctls     []Sysctl
 	Root        *Root
+	Files       []File
 	Mounts      []Mount
 	Devices     []Device
 	Symlinks    []Symlink

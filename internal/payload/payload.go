@@ -1,10 +1,12 @@
-// Package payload hands out the two programs that the daemon runs beside itself, cri-shim-supervisor and
-// cri-shim-init, as open files that nobody can change. Both are embedded, so that one file is all there
+// Package payload hands out the programs that the daemon runs beside itself, cri-shim-supervisor, cri-shim-init
+// and cri-shim-classes, as open files that nobody can change. They are embedded, so that one file is all there
 // is to install, an upgrade cannot pull a program from under running pods, and a container that reaches
 // its own /proc/self/exe cannot overwrite the runtime (CVE-2019-5736).
 package payload
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -23,11 +25,13 @@ const LibexecVariable = "CRI_SHIM_LIBEXEC"
 const (
 	supervisorName = "cri-shim-supervisor"
 	initName       = "cri-shim-init"
+	classesName    = "cri-shim-classes"
 )
 
 var (
 	supervisorFile = program{name: supervisorName, embedded: &supervisor}
 	initFile       = program{name: initName, embedded: &initProgram}
+	classesFile    = program{name: classesName, embedded: &classesProgram}
 )
 
 // Supervisor is cri-shim-supervisor, to be executed as /proc/self/fd/N or with execveat(2). The file is
@@ -38,6 +42,18 @@ func Supervisor(stateDir string) (*os.File, error) { return supervisorFile.open(
 
 // Init is cri-shim-init; see Supervisor.
 func Init(stateDir string) (*os.File, error) { return initFile.open(stateDir) }
+
+// ID names the content of a program.
+func ID(f *os.File) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, 1<<40)); err != nil {
+		return "", fmt.Errorf("program %s: %w", f.Name(), err)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
+}
+
+// Classes is cri-shim-classes; see Supervisor.
+func Classes(stateDir string) (*os.File, error) { return classesFile.open(stateDir) }
 
 type program struct {
 	name string

@@ -6,6 +6,7 @@ package payload
 // A build tag, not an optional file, decides this: tests never run a stale program that an earlier
 // build left behind.
 var (
-	supervisor  string
-	initProgram string
+	supervisor     string
+	initProgram    string
+	classesProgram string
 )

@@ -194,6 +194,17 @@ func RenameNoReplace(oldPath, newPath string) error {
 	return nil
 }
 
+// RenameExchange swaps two paths on one file system, both of which exist.
+func RenameExchange(a, b string) error {
+	err := noEINTR(func() error {
+		return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+	})
+	if err != nil {
+		return &os.LinkError{Op: "exchange", Old: a, New: b, Err: err}
+	}
+	return nil
+}
+
 // Syncfs writes out the file system that f is on and reports write errors since f was opened (Linux 5.8).
 func Syncfs(f *os.File) error {
 	return noEINTR(func() error { return unix.Syncfs(int(f.Fd())) })

@@ -3,6 +3,8 @@ package sys
 import (
 	"errors"
 	"fmt"
+	"os"
+	"runtime"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +19,16 @@ func MountTmpfs(path string, size int64, mode uint32) error {
 	return nil
 }
 
+// AttachMount mounts a detached mount at path, which must be of its kind, a directory or none.
+func AttachMount(mount *os.File, path string) error {
+	err := unix.MoveMount(int(mount.Fd()), "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+	runtime.KeepAlive(mount)
+	if err != nil {
+		return fmt.Errorf("mount on %s: %w", path, err)
+	}
+	return nil
+}
+
 // UnmountDetach takes path's mount out of the tree; nil when nothing is mounted there.
 func UnmountDetach(path string) error {
 	err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
@@ -24,4 +36,19 @@ func UnmountDetach(path string) error {
 		return nil
 	}
 	return fmt.Errorf("unmount %s: %w", path, err)
+}
+
+// BindMount mounts from, with all that is mounted below it, on to as well. Nothing that is mounted in the one later
+// appears in the other.
+func BindMount(from, to string) error {
+	err := unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, "")
+	if err == nil {
+		if err = unix.Mount("", to, "", unix.MS_PRIVATE|unix.MS_REC, ""); err != nil {
+			err = errors.Join(err, unix.Unmount(to, unix.MNT_DETACH))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("bind %s on %s: %w", from, to, err)
+	}
+	return nil
 }

@@ -58,3 +58,13 @@ func DialStream(path string) (*os.File, error) {
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }
+
+// SendFile sends a descriptor over a connected unix socket, as the only one of a message; the file stays the caller's.
+func SendFile(to, f *os.File) error {
+	err := retryEINTR(func() error {
+		return unix.Sendmsg(int(to.Fd()), []byte(f.Name()), unix.UnixRights(int(f.Fd())), nil, unix.MSG_NOSIGNAL)
+	})
+	keepAlive(to)
+	keepAlive(f)
+	return os.NewSyscallError("sendmsg", err)
+}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +42,46 @@ func Reap() (r Reaped, ok bool) {
 		}
 		return Reaped{PID: pid, Status: syscall.WaitStatus(status)}, true
 	}
+}
+
+// ReapChild is Reap for one child; ok is false while it runs, and for what is no child.
+func ReapChild(pid int) (status syscall.WaitStatus, ok bool) {
+	for {
+		var status unix.WaitStatus
+		got, err := unix.Wait4(pid, &status, unix.WNOHANG|unix.WALL, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return syscall.WaitStatus(status), err == nil && got == pid
+		}
+	}
+}
+
+// IsChild reports whether a process, running or ended, is this one's to reap.
+func IsChild(pid int) bool {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return err == nil
+		}
+	}
+}
+
+// PidfdPID is the PID that a pidfd's process has here; an error once it has been reaped.
+func PidfdPID(pidfd *os.File) (int, error) {
+	data, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(int(pidfd.Fd())))
+	runtime.KeepAlive(pidfd)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, ok := strings.CutPrefix(line, "Pid:"); ok {
+			pid, err := strconv.Atoi(strings.TrimSpace(text))
+			if err == nil && pid <= 0 {
+				err = os.ErrProcessDone
+			}
+			return pid, err
+		}
+	}
+	return 0, errors.New("the file is no pidfd")
 }
 
 // PidfdOpen returns a pidfd for a process, whether it is a child or not.

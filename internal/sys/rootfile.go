@@ -49,3 +49,14 @@ func ReadInRoot(root *os.File, name string, limit int64) ([]byte, error) {
 	}
 	return b, nil
 }
+
+// PathInRoot finds name below the directory root, with root taken for "/" by every symbolic link on the way, over mounts
+// as well. What is found is not opened (O_PATH).
+func PathInRoot(root *os.File, name string) (*os.File, error) {
+	fd, err := openat2(int(root.Fd()), name, unix.O_PATH, 0, unix.RESOLVE_IN_ROOT|unix.RESOLVE_NO_MAGICLINKS)
+	keepAlive(root)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}

@@ -34,8 +34,14 @@ func newConn(fd int, name string) (*Conn, error) {
 
 // ListenSeqpacket makes a listening socket at path with mode 0600. The file is
 // for handing over to another process, or for FileListener.
-func ListenSeqpacket(path string) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+func ListenSeqpacket(path string) (*os.File, error) { return listenUnix(path, unix.SOCK_SEQPACKET) }
+
+// ListenStream is ListenSeqpacket for peers that know stream sockets only. What Recv of a connection gets is then no
+// whole message, but descriptors come with the bytes that they were sent with.
+func ListenStream(path string) (*os.File, error) { return listenUnix(path, unix.SOCK_STREAM) }
+
+func listenUnix(path string, kind int) (*os.File, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, kind|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}

@@ -14,9 +14,12 @@ import (
 // SpawnAttr says how a program is started by Spawn.
 type SpawnAttr struct {
 	// Exe is the program, a sealed memfd or a file. It needs no path.
-	Exe  *os.File
-	Args []string
-	Env  []string
+	Exe *os.File
+	// Path is the program in place of Exe: a script can only be executed by its path. Dir is its working directory, ""
+	// the caller's. Both are for a program that joins nothing.
+	Path, Dir string
+	Args      []string
+	Env       []string
 	// Files become descriptors 0, 1, 2, …
 	Files      []*os.File
 	CloneFlags uint64 // CLONE_NEW…
@@ -53,6 +56,9 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 			runtime.UnlockOSThread() // else the thread ends with its goroutine
 		}
 	}()
+	if a.Path != "" {
+		return forkExec(a.Path, a)
+	}
 	exe, err := unix.FcntlInt(a.Exe.Fd(), unix.F_DUPFD_CLOEXEC, exeFloor)
 	if err != nil {
 		return 0, nil, fmt.Errorf("duplicate the program's descriptor: %w", err)
@@ -83,23 +89,23 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 	if joined {
 		return spawnJoined(exe, a)
 	}
-	return forkExec(exe, a)
+	return forkExec("/proc/self/fd/"+strconv.Itoa(exe), a)
 }
 
-func forkExec(exe int, a SpawnAttr) (int, *os.File, error) {
+func forkExec(exe string, a SpawnAttr) (int, *os.File, error) {
 	fds := make([]uintptr, len(a.Files))
 	for i, f := range a.Files {
 		fds[i] = f.Fd()
 	}
 	pidfd := new(int) // on the heap: the kernel writes to it while the stack may move
 	*pidfd = -1
-	attr := &syscall.ProcAttr{Env: a.Env, Files: fds, Sys: &syscall.SysProcAttr{
+	attr := &syscall.ProcAttr{Dir: a.Dir, Env: a.Env, Files: fds, Sys: &syscall.SysProcAttr{
 		Cloneflags: uintptr(a.CloneFlags), PidFD: pidfd, Setsid: a.Session,
 	}}
 	if a.Cgroup != nil {
 		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, int(a.Cgroup.Fd())
 	}
-	pid, err := syscall.ForkExec("/proc/self/fd/"+strconv.Itoa(exe), a.Args, attr)
+	pid, err := syscall.ForkExec(exe, a.Args, attr)
 	for _, f := range a.Files {
 		keepAlive(f)
 	}

@@ -28,7 +28,7 @@ func Binaries(t testing.TB) string {
 }
 
 var binaries = sync.OnceValues(func() (string, error) {
-	names := []string{"cri-shim-supervisor", "cri-shim-init"}
+	names := []string{"cri-shim-supervisor", "cri-shim-init", "cri-shim-classes"}
 	if dir := os.Getenv("CRI_SHIM_LIBEXEC"); dir != "" && hasAll(dir, names) {
 		return dir, nil
 	}

@@ -38,8 +38,10 @@ type Memory struct {
 	Pressure   *Pressure
 	Kernel     uint64
 	MappedFile uint64
-	MaxUsage   uint64 // the highest usage so far; 0 where the kernel does not keep it (v2 before Linux 5.19)
-	Failures   uint64 // how often the limit was hit
+	// ActiveFile and InactiveFile are what of the page cache was used of late, and what may go first.
+	ActiveFile, InactiveFile uint64
+	MaxUsage                 uint64 // the highest usage so far; 0 where the kernel does not keep it (v2 before Linux 5.19)
+	Failures                 uint64 // how often the limit was hit
 }
 
 // Pids counts tasks, threads included.
@@ -59,6 +61,7 @@ type IO struct {
 type Hugetlb struct {
 	PageSize string
 	Usage    uint64
+	MaxUsage uint64 // the highest so far; Unlimited where it is not kept (v2)
 	Limit    uint64 // Unlimited if none
 	Failures uint64 // allocations refused by the limit
 }
@@ -86,6 +89,13 @@ type Processes struct {
 	Count, Files, Sockets uint64
 	// MaxFiles is the soft limit of open files of the first process, Unlimited if it has none.
 	MaxFiles uint64
+	// Tasks are the threads by what they do, where that was asked for.
+	Tasks TaskStates
+}
+
+// TaskStates counts threads by state.
+type TaskStates struct {
+	Running, Sleeping, Stopped, Uninterruptible uint64
 }
 
 // Add adds what another group has used. Limits and averages stay as they are: they do not add up.
@@ -107,6 +117,8 @@ func (s *Stats) Add(o *Stats) {
 	m.OOMKills += o.Memory.OOMKills
 	m.Kernel += o.Memory.Kernel
 	m.MappedFile += o.Memory.MappedFile
+	m.ActiveFile += o.Memory.ActiveFile
+	m.InactiveFile += o.Memory.InactiveFile
 	m.Failures += o.Memory.Failures
 	s.Pids.Current += o.Pids.Current
 }

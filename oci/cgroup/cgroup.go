@@ -49,6 +49,7 @@ type Host struct {
 	hierarchies []*hierarchy
 	byName      map[string]*hierarchy
 	primary     *hierarchy // where processes are listed first
+	beside      *hierarchy // on V1 the v2 hierarchy of a machine in hybrid mode: other runtimes make groups there, which Remove removes; or nil
 	pageSizes   []string   // huge pages, as in file names: "2MB"
 	programs    programs
 	systemd     *systemd
@@ -105,6 +106,9 @@ func (h *Host) Close() error {
 	errs := []error{h.programs.close()}
 	for _, hi := range h.hierarchies {
 		errs = append(errs, hi.root.Close())
+	}
+	if h.beside != nil {
+		errs = append(errs, h.beside.root.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -48,6 +48,13 @@ func hostOf(mounts []*mountinfo.Info) (*Host, error) {
 			return nil, errors.Join(err, h.Close())
 		}
 	}
+	if h.mode == V1 && unified != "" {
+		root, err := sys.OpenDirFD(unified)
+		if err != nil {
+			return nil, errors.Join(err, h.Close())
+		}
+		h.beside = &hierarchy{mount: unified, root: root}
+	}
 	h.primary = h.hierarchies[0]
 	for _, c := range []string{"pids", "memory", "devices", "freezer"} {
 		if hi := h.byName[c]; hi != nil {

@@ -176,7 +176,7 @@ func TestV2Stats(t *testing.T) {
 			"memory.swap.current": "5\n",
 			"memory.swap.max":     "50\n",
 			"memory.events":       "low 0\nhigh 0\nmax 1\noom 1\noom_kill 3\n",
-			"memory.stat":         "anon 300\nfile 600\nkernel 90\nfile_mapped 30\ninactive_file 400\npgfault 77\npgmajfault 6\n",
+			"memory.stat":         "anon 300\nfile 600\nkernel 90\nfile_mapped 30\ninactive_file 400\nactive_file 100\npgfault 77\npgmajfault 6\n",
 			"pids.current":        "3\n",
 			"pids.max":            "100\n",
 			"io.stat":             "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=9\n",
@@ -198,18 +198,18 @@ func TestV2Stats(t *testing.T) {
 	want := &Stats{
 		CPU: CPUStats{
 			UsageNanos: 30000, UserNanos: 20000, SystemNanos: 10000, Periods: 4, ThrottledPeriods: 2, ThrottledNanos: 7000,
-			Pressure: &Pressure{PressureLine{1.5, 2, 0.1, 123}, PressureLine{0, 0.25, 0, 9}},
+			Pressure: &Pressure{Some: PressureLine{Avg10: 1.5, Avg60: 2, Avg300: 0.1, TotalMicros: 123}, Full: PressureLine{Avg60: 0.25, TotalMicros: 9}},
 		},
 		Memory: MemoryStats{
 			Usage: 1000, WorkingSet: 600, RSS: 300, Cache: 600, Limit: Unlimited, SwapUsage: 5, SwapLimit: 50,
-			PageFaults: 77, MajorFaults: 6, OOMKills: 3, Kernel: 90, MappedFile: 30, MaxUsage: 1500, Failures: 1,
+			PageFaults: 77, MajorFaults: 6, OOMKills: 3, Kernel: 90, MappedFile: 30, ActiveFile: 100, InactiveFile: 400, MaxUsage: 1500, Failures: 1,
 		},
-		Pids: PidsStats{3, 100},
+		Pids: PidsStats{Current: 3, Limit: 100},
 		IO: []IOStats{
 			{Major: 254, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4, DiscardBytes: 5, DiscardOps: 6},
 			{Major: 8, Minor: 16, ReadBytes: 9},
 		},
-		Hugetlb: []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, Limit: Unlimited, Failures: 8}},
+		Hugetlb: []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: Unlimited, Limit: Unlimited, Failures: 8}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -111,6 +111,7 @@ func startCmd(t *testing.T, g *Group, cmd *exec.Cmd) *task {
 	}
 	k.out = bufio.NewReader(out)
 	cmd.Stderr = &k.err
+	cmd.WaitDelay = time.Second // what it has started may live on and hold the pipe
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,9 @@ func (g *Group) Remove(ctx context.Context) error {
 	for _, hi := range g.host.hierarchies {
 		errs = append(errs, hi.rmdir(ctx, g.rel, true))
 	}
+	if b := g.host.beside; b != nil {
+		errs = append(errs, b.rmdir(ctx, g.rel, true))
+	}
 	return errors.Join(errs...)
 }
 

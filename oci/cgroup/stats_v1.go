@@ -23,6 +23,7 @@ func (r *reader) v1(s *Stats) {
 		}
 		h := HugetlbStats{PageSize: size}
 		h.Usage, _ = cgroupfile.Uint(usage)
+		h.MaxUsage = r.number("hugetlb", "hugetlb."+size+".max_usage_in_bytes", Unlimited)
 		h.Limit = unlimitedV1(r.number("hugetlb", "hugetlb."+size+".limit_in_bytes", Unlimited))
 		h.Failures = r.number("hugetlb", "hugetlb."+size+".failcnt", 0)
 		s.Hugetlb = append(s.Hugetlb, h)
@@ -56,11 +57,12 @@ func (r *reader) memoryV1(m *MemoryStats) {
 	m.MaxUsage = r.number("memory", "memory.max_usage_in_bytes", 0)
 	m.Failures = r.number("memory", "memory.failcnt", 0)
 	m.Kernel = r.number("memory", "memory.kmem.usage_in_bytes", 0)
-	var inactive uint64
 	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
 		switch string(k) {
 		case "total_inactive_file":
-			inactive = v
+			m.InactiveFile = v
+		case "total_active_file":
+			m.ActiveFile = v
 		case "total_rss":
 			m.RSS = v
 		case "total_cache":
@@ -75,7 +77,7 @@ func (r *reader) memoryV1(m *MemoryStats) {
 			m.MajorFaults = v
 		}
 	})
-	m.WorkingSet = less(m.Usage, inactive)
+	m.WorkingSet = less(m.Usage, m.InactiveFile)
 }
 
 func unlimitedV1(n uint64) uint64 {

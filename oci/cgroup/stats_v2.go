@@ -18,7 +18,7 @@ func (r *reader) v2(s *Stats) {
 		if usage == nil {
 			continue
 		}
-		h := HugetlbStats{PageSize: size}
+		h := HugetlbStats{PageSize: size, MaxUsage: Unlimited}
 		h.Usage, _ = cgroupfile.Uint(usage)
 		h.Limit = r.number("hugetlb", "hugetlb."+size+".max", Unlimited)
 		h.Failures, _ = cgroupfile.Value(r.file("hugetlb", "hugetlb."+size+".events"), "max")
@@ -60,11 +60,12 @@ func (r *reader) memoryV2(m *MemoryStats) {
 			m.Failures = v
 		}
 	})
-	var inactive uint64
 	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
 		switch string(k) {
 		case "inactive_file":
-			inactive = v
+			m.InactiveFile = v
+		case "active_file":
+			m.ActiveFile = v
 		case "anon":
 			m.RSS = v
 		case "file":
@@ -79,7 +80,7 @@ func (r *reader) memoryV2(m *MemoryStats) {
 			m.MajorFaults = v
 		}
 	})
-	m.WorkingSet = less(m.Usage, inactive)
+	m.WorkingSet = less(m.Usage, m.InactiveFile)
 	m.Pressure = parsePressure(r.file("memory", "memory.pressure"))
 }
 

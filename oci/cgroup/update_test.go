@@ -155,6 +155,14 @@ func updateEvery(t *testing.T, h *Host, g *Group) {
 			}
 		})
 	}
+	// An idle group with a small quota gets next to nothing of a busy machine.
+	if h.byName["cpu"] != nil {
+		for _, c := range []*specs.LinuxCPU{{Idle: ptr(int64(0))}, {Burst: ptr(uint64(0))}, {Quota: ptr(int64(-1)), Shares: ptr(uint64(1024))}} {
+			if err := g.Update(t.Context(), &specs.LinuxResources{CPU: c}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	if got := k.ask("r /dev/null"); got != "ok" {
 		t.Errorf("the process in the group says %q; want it well", got)
 	}

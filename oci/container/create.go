@@ -51,21 +51,8 @@ type Child struct {
 
 // Create makes a container. On an error nothing is left.
 func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ *Child, err error) {
-	if err := CheckID(o.ID); err != nil {
-		return nil, nil, err
-	}
-	if o.Bundle, err = filepath.Abs(o.Bundle); err != nil {
-		return nil, nil, err
-	}
-	config, err := os.ReadFile(filepath.Join(o.Bundle, configFile))
+	spec, config, err := readBundle(&o)
 	if err != nil {
-		return nil, nil, err
-	}
-	spec, err := parseSpec(config)
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := checkTerminal(spec.Process, &o); err != nil {
 		return nil, nil, err
 	}
 	c, err := r.reserve(&o, spec, config)
@@ -86,6 +73,23 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ 
 		return nil, nil, err
 	}
 	return c, &Child{PID: l.child.PID, Pidfd: l.child.Pidfd}, nil
+}
+
+// readBundle reads what is to become a container.
+func readBundle(o *CreateOptions) (spec *specs.Spec, config []byte, err error) {
+	if err := CheckID(o.ID); err != nil {
+		return nil, nil, err
+	}
+	if o.Bundle, err = filepath.Abs(o.Bundle); err != nil {
+		return nil, nil, err
+	}
+	if config, err = os.ReadFile(filepath.Join(o.Bundle, configFile)); err != nil {
+		return nil, nil, err
+	}
+	if spec, err = parseSpec(config); err != nil {
+		return nil, nil, err
+	}
+	return spec, config, checkTerminal(spec.Process, o)
 }
 
 func checkTerminal(p *specs.Process, o *CreateOptions) error {
@@ -221,6 +225,9 @@ func (l *launch) prepare() error {
 	opt.HookSocket = l.gate.Socket()
 	// Before the group is made: a mistake in the specification costs nothing.
 	if l.flags, err = oci.Compile(l.spec, opt); err != nil {
+		return err
+	}
+	if err := oci.MakeResctrl(l.spec, "", l.c.ID); err != nil {
 		return err
 	}
 	group, err := groups.Create(context.Background(), l.c.CgroupPath, resources(l.spec))
@@ -387,6 +394,9 @@ func (c *Container) destroy(ctx context.Context) error {
 			return err
 		}
 	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := oci.RemoveResctrl("", c.ID); err != nil {
 		return err
 	}
 	return os.RemoveAll(c.dir)

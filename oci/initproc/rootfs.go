@@ -18,6 +18,13 @@ func (s *setup) rootfs() error {
 	if err := s.attachRoot(); err != nil {
 		return err
 	}
+	s.stage = "files"
+	// Before the mounts: nothing below the root is anyone's but the container's.
+	for i := range m.Files {
+		if err := s.writeFile(&m.Files[i]); err != nil {
+			return wrap("write", m.Files[i].Path, err)
+		}
+	}
 	s.stage = "mount"
 	for i := range m.Mounts {
 		if err := s.mount(&m.Mounts[i]); err != nil {

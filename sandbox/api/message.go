@@ -38,6 +38,8 @@ const (
 	RoleConsole Role = "console" // unix socket that receives an exec's terminal
 	// RoleSession is the reading end of a pipe that ends when an attached client has gone.
 	RoleSession Role = "session"
+	// RoleInit is the program that reads RoleMessage, where that is not the supervisor's own (Hello.InitID).
+	RoleInit Role = "init"
 	// RolePIDNamespace is a pidfd of the process that Launch.PIDNamespaceOf names, for a supervisor that
 	// did not start it: its own has died.
 	RolePIDNamespace Role = "pid-namespace"
@@ -89,8 +91,27 @@ type Launch struct {
 	KillGroup []string `json:"kill_group,omitempty"`
 	// Affinity are the CPUs to start on, as words of a mask.
 	Affinity []uint64 `json:"affinity,omitempty"`
+	// Foreign has another runtime make the process; there is no RoleMessage then, so that a supervisor that does not know
+	// the field refuses.
+	Foreign *Foreign `json:"foreign,omitempty"`
 	// Host is done with the node's rights before RoleUserNamespace is entered; nil without one.
 	Host *HostSetup `json:"host,omitempty"`
+}
+
+// Foreign is another OCI runtime, driven over the command line that runc has. Paths are absolute.
+type Foreign struct {
+	Program string   `json:"program"`
+	Options []string `json:"options,omitempty"` // before the command
+	ID      string   `json:"id"`                // the container's, for the runtime
+	// Bundle is the container's folder with config.json. Dir is one for this launch's own files, such as the runtime's log.
+	Bundle string `json:"bundle"`
+	Dir    string `json:"dir"`
+	// Process is the file with the process of an exec; without it the container is made.
+	Process string `json:"process,omitempty"`
+	// PIDLink is made a link to the PID namespace that Launch.PIDNamespaceOf says, for as long as the container is made.
+	PIDLink string `json:"pid_link,omitempty"`
+	// Timeout bounds each call of the program, in nanoseconds.
+	Timeout time.Duration `json:"timeout"`
 }
 
 // HostSetup is what a process in a user namespace cannot do for itself.
@@ -125,6 +146,8 @@ type Reply struct {
 type Hello struct {
 	PID     int    `json:"pid"`
 	Release string `json:"release"`
+	// InitID names the build of the supervisor's init.
+	InitID string `json:"init_id,omitempty"`
 }
 
 // Process is one that a supervisor started. Exit is set once it has ended.

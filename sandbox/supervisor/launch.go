@@ -16,7 +16,7 @@ import (
 
 // files are the descriptors beside a launch, by role.
 type files struct {
-	message, cgroup, log           *os.File
+	message, init, cgroup, log     *os.File
 	pidns, userns, timens          *os.File
 	stdin, stdout, stderr, console *os.File
 	session                        *os.File
@@ -29,7 +29,7 @@ func sortFiles(roles []api.Role, received []*os.File) (files, error) {
 		return fs, fmt.Errorf("%d roles for %d descriptors", len(roles), len(received))
 	}
 	single := map[api.Role]**os.File{
-		api.RoleMessage: &fs.message, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
+		api.RoleMessage: &fs.message, api.RoleInit: &fs.init, api.RoleCgroup: &fs.cgroup, api.RoleLog: &fs.log,
 		api.RoleStdin: &fs.stdin, api.RoleStdout: &fs.stdout, api.RoleStderr: &fs.stderr,
 		api.RoleConsole: &fs.console, api.RoleSession: &fs.session, api.RolePIDNamespace: &fs.pidns,
 		api.RoleUserNamespace: &fs.userns, api.RoleTimeNamespace: &fs.timens,
@@ -103,9 +103,12 @@ func openStdio(l *api.Launch, fs files) (s *stdio, err error) {
 		}
 		return s, nil
 	}
-	if l.Terminal {
+	if l.Terminal && l.Foreign == nil {
 		s.console, s.consoleChild, err = launcher.Terminal()
 		return s, err
+	}
+	if l.Terminal {
+		return s, nil // the other runtime makes it
 	}
 	for i, ours := range map[int]**os.File{1: &s.stdout, 2: &s.stderr} {
 		r, w, err := sys.Pipe(false)
@@ -128,7 +131,7 @@ func openStdio(l *api.Launch, fs files) (s *stdio, err error) {
 
 // start launches a process and returns once the workload is executed.
 func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) (*process, error) {
-	if fs.message == nil {
+	if fs.message == nil && l.Foreign == nil {
 		return nil, &api.Error{Stage: "launch", Text: "no message for the init"}
 	}
 	if l.Logged && fs.log == nil {
@@ -143,13 +146,18 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 	if err != nil {
 		return nil, &api.Error{Stage: "stdio", Text: err.Error()}
 	}
-	child, err := s.clone(p, io, fs, called)
+	var settle func() error
+	if l.Foreign != nil {
+		settle, err = s.create(p, io, fs, called)
+	} else {
+		settle, err = s.clone(p, io, fs, called)
+	}
 	io.closeChild()
 	if err != nil {
 		io.closeAll()
 		return nil, err
 	}
-	err = s.settle(p, io, child)
+	err = settle()
 	if err != nil {
 		s.mu.Lock()
 		p.failed = err.Error()
@@ -159,13 +167,16 @@ func (s *Supervisor) start(id string, l *api.Launch, fs files, called *pending) 
 	return p, err
 }
 
-// clone makes the process and registers it.
-func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*launcher.Child, error) {
+// clone makes the process and registers it. What it returns waits until the workload is executed.
+func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (settle func() error, err error) {
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
 		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
 		Affinity: p.launch.Affinity,
+	}
+	if fs.init != nil {
+		how.Init, how.Server = fs.init, nil
 	}
 	switch {
 	case io.consoleChild != nil:
@@ -175,6 +186,21 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*l
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if how.PIDNamespace, err = s.admit(p, fs, called); err != nil {
+		return nil, err
+	}
+	child, err := launcher.Start(how)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	p.pid, p.pidfd = child.PID, child.Pidfd
+	s.register(p)
+	return func() error { return s.settle(p, io, child) }, nil
+}
+
+// admit says whether a process may be launched, and gives a pidfd of the one whose PID namespace it joins; the lock is
+// held.
+func (s *Supervisor) admit(p *process, fs files, called *pending) (pidns *os.File, err error) {
 	if s.quitting {
 		return nil, &api.Error{Stage: "launch", Text: "the supervisor is ending"}
 	}
@@ -186,25 +212,24 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (*l
 		s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: time.Now(), Failed: err.Error()})
 		return nil, err
 	}
-	if of := p.launch.PIDNamespaceOf; of != "" {
-		target := s.processes[of]
-		switch {
-		case target != nil && target.exit == nil:
-			how.PIDNamespace = target.pidfd
-		case target == nil && fs.pidns != nil:
-			how.PIDNamespace = fs.pidns
-		default:
-			return nil, &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of)}
-		}
+	of := p.launch.PIDNamespaceOf
+	if of == "" {
+		return nil, nil
 	}
-	child, err := launcher.Start(how)
-	if err != nil {
-		return nil, apiError(err)
+	target := s.processes[of]
+	switch {
+	case target != nil && target.exit == nil:
+		return target.pidfd, nil
+	case target == nil && fs.pidns != nil:
+		return fs.pidns, nil
 	}
-	p.pid, p.pidfd = child.PID, child.Pidfd
+	return nil, &api.Error{Stage: "join PID namespace", Text: fmt.Sprintf("process %q does not run", of)}
+}
+
+// register makes a process known; the lock is held.
+func (s *Supervisor) register(p *process) {
 	s.processes[p.id] = p
 	s.byPID[p.pid] = p
-	return child, nil
 }
 
 func hostSetup(h *api.HostSetup) (out sys.HostSetup) {

@@ -214,7 +214,7 @@ func (ses *session) do(req *api.Request, received []*os.File, l *pending, o *out
 	}()
 	switch req.Op {
 	case api.OpHello:
-		o.reply.Hello = &api.Hello{PID: os.Getpid(), Release: ses.s.cfg.Release}
+		o.reply.Hello = &api.Hello{PID: os.Getpid(), Release: ses.s.cfg.Release, InitID: ses.s.cfg.InitID}
 		return nil
 	case api.OpLaunch:
 		return ses.launch(req, fs, keep, l, o)

@@ -6,7 +6,9 @@ package supervisor
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -25,6 +27,7 @@ import (
 type Config struct {
 	Listener *os.File // listening SOCK_SEQPACKET socket
 	Init     *os.File // the init program
+	InitID   string   // names its build
 	Release  string
 	Log      *slog.Logger
 }
@@ -34,9 +37,11 @@ type Supervisor struct {
 	cfg Config
 
 	mu        sync.Mutex
-	processes map[string]*process // by ID
-	byPID     map[int]*process    // running ones
-	pending   map[string]*pending // launches that are not yet processes, by ID
+	processes map[string]*process               // by ID
+	byPID     map[int]*process                  // running ones
+	pending   map[string]*pending               // launches that are not yet processes, by ID
+	commands  map[int]chan<- syscall.WaitStatus // running calls of other runtimes, by PID
+	foreign   int                               // launches by other runtimes that are under way: their processes must not be reaped before they are known
 	sessions  map[*session]struct{}
 	quit      chan struct{}
 	quitting  bool
@@ -58,6 +63,7 @@ func Run(cfg Config) error {
 		processes: map[string]*process{},
 		byPID:     map[int]*process{},
 		pending:   map[string]*pending{},
+		commands:  map[int]chan<- syscall.WaitStatus{},
 		sessions:  map[*session]struct{}{},
 		quit:      make(chan struct{}),
 		trim:      idle.NewTrimmer(trimAfter),
@@ -107,33 +113,54 @@ func (s *Supervisor) accept() {
 }
 
 // reap collects all ended children. The lock is held from clone to registration,
-// so a process cannot end before it is known.
+// so a process cannot end before it is known. One that another runtime makes comes to us as an orphan, perhaps ended
+// already: as long as such are awaited, only known children are collected.
 func (s *Supervisor) reap() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for {
+	for s.foreign == 0 {
 		r, ok := sys.Reap()
 		if !ok {
 			return
 		}
-		p := s.byPID[r.PID]
-		if p == nil {
-			continue // an orphan that came to us as subreaper
+		s.reaped(r.PID, r.Status)
+	}
+	for _, pids := range [...]iter.Seq[int]{maps.Keys(s.byPID), maps.Keys(s.commands)} {
+		for pid := range pids {
+			if status, ok := sys.ReapChild(pid); ok {
+				s.reaped(pid, status)
+			}
 		}
-		delete(s.byPID, r.PID)
-		go s.ended(p, r.Status)
 	}
 }
 
-// pending is a launch that was asked for and is not a process yet.
-type pending struct{ cancelled bool }
+// reaped passes on how a child ended; the lock is held.
+func (s *Supervisor) reaped(pid int, status syscall.WaitStatus) {
+	if done := s.commands[pid]; done != nil {
+		delete(s.commands, pid)
+		done <- status // it has room
+		return
+	}
+	p := s.byPID[pid]
+	if p == nil {
+		return // an orphan that came to us as subreaper
+	}
+	delete(s.byPID, pid)
+	go s.ended(p, status)
+}
+
+// pending is a launch that was asked for and is not a process yet. gone is closed when it is called off.
+type pending struct {
+	cancelled bool
+	gone      chan struct{}
+}
 
 // expect notes a launch in the order of the requests, before anything of it runs side by
 // side with them: a SIGKILL that follows it finds it.
 func (s *Supervisor) expect(id string) *pending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := new(pending)
+	l := &pending{gone: make(chan struct{})}
 	if s.pending[id] == nil {
 		s.pending[id] = l
 	}
@@ -157,7 +184,10 @@ func (s *Supervisor) signal(id string, n int) error {
 		return p.signal(n)
 	}
 	if l := s.pending[id]; l != nil && n == int(syscall.SIGKILL) {
-		l.cancelled = true
+		if !l.cancelled {
+			l.cancelled = true
+			close(l.gone)
+		}
 		return nil
 	}
 	return notFound(id)
@@ -219,6 +249,9 @@ func (s *Supervisor) stop() error {
 		if p.exit == nil {
 			return &api.Error{Stage: "quit", Text: fmt.Sprintf("process %q (pid %d) still runs", p.id, p.pid)}
 		}
+	}
+	if s.foreign > 0 {
+		return &api.Error{Stage: "quit", Text: "a process is being launched"}
 	}
 	s.quitting = true
 	return nil

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	parts "github.com/cri-shim/cri-shim/hack/kube/node"
 )
 
 func (n *node) writeConfigs() error {
@@ -11,15 +13,7 @@ func (n *node) writeConfigs() error {
 	write := func(text string, elem ...string) {
 		errs = append(errs, os.WriteFile(n.path(elem...), []byte(text), 0o644))
 	}
-	write(fmt.Sprintf(`root = '%[1]s/root'
-state = '%[1]s/state'
-listen = '%[1]s/sock'
-netns_dir = '%[1]s/netns'
-cni_conf_dir = '%[1]s/net.d'
-cni_bin_dirs = ['%[2]s']
-registry_config_dirs = ['%[1]s/certs.d']
-log_level = 'debug'
-`, n.dir, env("CNI_PLUGINS")), "config.toml")
+	errs = append(errs, parts.WriteDaemonConfig(n.dir))
 	write(fmt.Sprintf(`{"cniVersion": "1.1.0", "name": "kubelet", "plugins": [
  {"type": "bridge", "bridge": "kubelet0", "isGateway": true, "ipMasq": true, "hairpinMode": true,
   "ipam": {"type": "host-local", "dataDir": "%s/ipam", "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
@@ -36,6 +30,7 @@ kind: KubeletConfiguration
 containerRuntimeEndpoint: unix://%[1]s/sock
 staticPodPath: %[1]s/manifests
 podLogsDir: %[1]s/pod-logs
+volumePluginDir: %[1]s/plugins
 resolvConf: %[1]s/resolv.conf
 address: 127.0.0.1
 healthzBindAddress: 127.0.0.1

@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	parts "github.com/cri-shim/cri-shim/hack/kube/node"
 )
 
 // machine is what all tests share.
@@ -36,7 +37,7 @@ func run(m *testing.M) int {
 		err = errors.Join(err, machine.stop())
 	}
 	if err == nil {
-		err = machine.blames()
+		err = parts.Blames(machine.path("kubelet.log"))
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "--- FAIL: %v\n", err)
@@ -60,42 +61,4 @@ func (n *node) gone() error {
 		}
 		return err
 	})
-}
-
-// Lines of the kubelet that blame the runtime, and those that a restart of the daemon explains.
-var (
-	blame     = regexp.MustCompile(`(?i)rpc error|PLEG is not healthy|runtime service failed|image service failed|FailedCreatePodSandBox|FailedKillPod|CreateContainerError|RunContainerError|KillContainerError|RuntimeNotReady`)
-	restarted = regexp.MustCompile(`code = Unavailable|code = Canceled`)
-)
-
-// blames fails when the kubelet saw an error of the runtime.
-func (n *node) blames() error {
-	text, err := os.ReadFile(n.path("kubelet.log"))
-	if err != nil {
-		return err
-	}
-	var found []string
-	for line := range strings.Lines(string(text)) {
-		if blame.MatchString(line) && !restarted.MatchString(line) && !expectedLine(line) {
-			found = append(found, line[:min(len(line)-1, 600)])
-		}
-	}
-	if len(found) == 0 {
-		return nil
-	}
-	return fmt.Errorf("the kubelet blames the runtime in %d lines:\n%s", len(found), strings.Join(found[:min(len(found), 40)], "\n"))
-}
-
-// expectedLine knows the errors that tests provoke.
-func expectedLine(line string) bool {
-	for _, text := range []string{
-		"pleg has yet to be successful", // at the kubelet's start
-		// The kubelet removes containers and asks for them again.
-		"DeleteContainer returned error", `"ContainerStatus from runtime service failed" err="rpc error: code = NotFound`,
-	} {
-		if strings.Contains(line, text) {
-			return true
-		}
-	}
-	return false
 }

@@ -165,7 +165,7 @@ func TestRestarts(t *testing.T) {
 		}
 	}
 	t.Run("kubelet", func(t *testing.T) {
-		if err := machine.kubelet.stop(syscall.SIGTERM); err != nil {
+		if err := machine.kubelet.Stop(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
 		if err := machine.startKubelet(); err != nil {
@@ -176,7 +176,7 @@ func TestRestarts(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		t.Run("daemon by "+sig.String(), func(t *testing.T) {
 			begun := beginMany(t)
-			if err := machine.daemon.stop(sig); err != nil {
+			if err := machine.daemon.Stop(sig); err != nil {
 				t.Fatal(err)
 			}
 			if err := machine.startDaemon(); err != nil {

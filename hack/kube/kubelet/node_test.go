@@ -1,23 +1,17 @@
 package kubelet
 
 import (
-	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
-	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	parts "github.com/cri-shim/cri-shim/hack/kube/node"
 )
 
 // Ports of the kubelet, in the network namespace of the tests.
@@ -32,64 +26,8 @@ const (
 type node struct {
 	dir             string
 	registry        string // host:port
-	daemon, kubelet *program
-	servers         []*program
-}
-
-// program is a process that is expected to run until it is told to end.
-type program struct {
-	name  string
-	cmd   *exec.Cmd
-	log   string
-	ended chan error
-}
-
-func startProgram(dir, name, path string, args ...string) (*program, error) {
-	p := &program{name: name, cmd: exec.Command(path, args...), log: filepath.Join(dir, name+".log"), ended: make(chan error, 1)}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	defer log.Close()
-	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Dir = log, log, "/"
-	if err := p.cmd.Start(); err != nil {
-		return nil, err
-	}
-	go func() { p.ended <- p.cmd.Wait() }()
-	return p, nil
-}
-
-// stop ends it with a signal; an exit by that signal or with status 0 is expected.
-func (p *program) stop(sig syscall.Signal) error {
-	if err := p.cmd.Process.Signal(sig); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err)
-	}
-	select {
-	case err := <-p.ended:
-		var exit *exec.ExitError
-		if errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == sig {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", p.name, err)
-		}
-		return nil
-	case <-time.After(time.Minute):
-		return errors.Join(fmt.Errorf("%s does not end", p.name), p.cmd.Process.Kill())
-	}
-}
-
-func (p *program) tail() string {
-	text, _ := os.ReadFile(p.log)
-	return string(text[max(0, len(text)-4000):])
-}
-
-func env(name string) string {
-	v := os.Getenv(name)
-	if v == "" {
-		panic("$" + name + " is not set: run hack/kube/test-kubelet.sh")
-	}
-	return v
+	daemon, kubelet *parts.Program
+	servers         []*parts.Program
 }
 
 func (n *node) path(elem ...string) string { return filepath.Join(append([]string{n.dir}, elem...)...) }
@@ -106,8 +44,8 @@ func startNode(dir string) (*node, error) {
 	if err := n.writeConfigs(); err != nil {
 		return nil, err
 	}
-	reg, err := startProgram(dir, "registry", env("REGISTRY"), "-listen=127.0.0.1:5000", "-root="+n.path("images"),
-		"-add=kube/test:1="+env("TEST_ROOTFS"), "-add=kube/volume:1="+env("TEST_VOLUME"), "-add=kube/unused:1="+env("TEST_VOLUME"))
+	reg, err := parts.Start(dir, "registry", parts.Env("REGISTRY"), "-listen=127.0.0.1:5000", "-root="+n.path("images"),
+		"-add=kube/test:1="+parts.Env("TEST_ROOTFS"), "-add=kube/volume:1="+parts.Env("TEST_VOLUME"), "-add=kube/unused:1="+parts.Env("TEST_VOLUME"))
 	if err != nil {
 		return nil, err
 	}
@@ -127,17 +65,12 @@ func startNode(dir string) (*node, error) {
 }
 
 func (n *node) startDaemon() (err error) {
-	if n.daemon, err = startProgram(n.dir, "daemon", env("CRI_SHIM"), "serve", "--config", n.path("config.toml")); err != nil {
-		return err
-	}
-	return n.until("the daemon listens", time.Minute, func() error {
-		_, err := os.Stat(n.path("sock"))
-		return err
-	})
+	n.daemon, err = parts.StartDaemon(n.dir)
+	return err
 }
 
 func (n *node) startKubelet() (err error) {
-	n.kubelet, err = startProgram(n.dir, "kubelet", env("KUBELET"), "--config="+n.path("kubelet.yaml"),
+	n.kubelet, err = parts.Start(n.dir, "kubelet", parts.Env("KUBELET"), "--config="+n.path("kubelet.yaml"),
 		"--root-dir="+n.path("kubelet"), "--cert-dir="+n.path("kubelet", "pki"), "--hostname-override="+nodeName,
 		"--node-ip=127.0.0.1", "--v=2")
 	if err != nil {
@@ -151,9 +84,9 @@ func (n *node) startKubelet() (err error) {
 
 func (n *node) stop() error {
 	var errs []error
-	for _, p := range append([]*program{n.kubelet, n.daemon}, n.servers...) {
+	for _, p := range append([]*parts.Program{n.kubelet, n.daemon}, n.servers...) {
 		if p != nil {
-			errs = append(errs, p.stop(syscall.SIGTERM))
+			errs = append(errs, p.Stop(syscall.SIGTERM))
 		}
 	}
 	return errors.Join(errs...)
@@ -161,28 +94,7 @@ func (n *node) stop() error {
 
 // until tries again until there is no error, and tells the last one.
 func (n *node) until(what string, limit time.Duration, try func() error) error {
-	deadline := time.Now().Add(limit)
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		for _, p := range []*program{n.daemon, n.kubelet} {
-			if p == nil {
-				continue
-			}
-			select {
-			case err := <-p.ended:
-				p.ended <- err
-				return fmt.Errorf("%s ended: %v\n%s", p.name, err, p.tail())
-			default:
-			}
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("not after %v: %s: %w", limit, what, err)
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	return parts.Until(what, limit, []*parts.Program{n.daemon, n.kubelet}, try)
 }
 
 func (n *node) eventually(t *testing.T, what string, try func() error) {
@@ -192,23 +104,10 @@ func (n *node) eventually(t *testing.T, what string, try func() error) {
 	}
 }
 
-var client = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-
-func get(url string) (string, error) {
-	r, err := client.Get(url)
-	if err != nil {
-		return "", err
-	}
-	defer r.Body.Close()
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return "", err
-	}
-	if r.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("GET %s: %s: %s", url, r.Status, body)
-	}
-	return string(body), nil
-}
+var (
+	client = parts.Client
+	get    = parts.Get
+)
 
 // pods are all that the kubelet knows, with their statuses.
 func pods() ([]corev1.Pod, error) {
@@ -224,16 +123,4 @@ func pods() ([]corev1.Pod, error) {
 }
 
 // cri runs crictl and returns its standard output.
-func (n *node) cri(args ...string) (string, error) {
-	socket := "unix://" + n.path("sock")
-	cmd := exec.CommandContext(context.Background(), env("CRICTL"), append([]string{
-		"--config", "/dev/null", "--runtime-endpoint", socket, "--image-endpoint", socket, "--timeout", "30s",
-	}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("crictl %s: %w: %s", strings.Join(args, " "), err, &stderr)
-	}
-	return string(out), nil
-}
+func (n *node) cri(args ...string) (string, error) { return parts.Crictl(n.dir, args...) }

@@ -58,7 +58,7 @@ func TestVolumes(t *testing.T) {
 	}))
 	p.ready(t)
 	for _, want := range []string{
-		"all there", "\ndisk\n", "size=8192k", "from the host", "from the image", `app="volumes"`, "name=volumes-node cpu=1",
+		"all there", "disk\n", "size=8192k", "from the host", "from the image", `app="volumes"`, "name=volumes-node cpu=1",
 	} {
 		p.logsWant(t, "main", "", want)
 	}
