@@ -13,8 +13,10 @@ import (
 )
 
 func (s *runtimeService) CheckpointContainer(ctx context.Context, req *pb.CheckpointContainerRequest) (*pb.CheckpointContainerResponse, error) {
+	if err := needID("container_id", req.GetContainerId()); err != nil {
+		return nil, err
+	}
 	var f fields
-	f.need("container_id", req.GetContainerId())
 	f.absolute("location", req.GetLocation())
 	if req.GetTimeout() < 0 {
 		f.add("timeout", "%d is negative", req.GetTimeout())
@@ -30,8 +32,10 @@ func (s *runtimeService) CheckpointContainer(ctx context.Context, req *pb.Checkp
 }
 
 func (s *runtimeService) CheckpointPod(ctx context.Context, req *pb.CheckpointPodRequest) (*pb.CheckpointPodResponse, error) {
+	if err := needID("pod_sandbox_id", req.GetPodSandboxId()); err != nil {
+		return nil, err
+	}
 	var f fields
-	f.need("pod_sandbox_id", req.GetPodSandboxId())
 	f.absolute("output_path", req.GetOutputPath())
 	for _, key := range slices.Sorted(maps.Keys(req.GetOptions())) {
 		f.add("options["+key+"]", "there is no such option")

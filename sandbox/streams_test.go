@@ -94,7 +94,7 @@ func TestExecSlowClient(t *testing.T) {
 	r, w := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		_, err := m.Exec(t.Context(), id, []string{"sleep 1000 & head -c 50000 /dev/zero"}, Streams{Stdout: w})
+		_, err := m.Exec(t.Context(), id, []string{"sleep 4 & head -c 50000 /dev/zero"}, Streams{Stdout: w})
 		w.Close()
 		done <- err
 	}()

@@ -430,11 +430,12 @@ func testCrictlMetrics(c *crictlTest) {
 	c.wants("container_memory_working_set_bytes", "metricsp")
 }
 
-// testCrictlCheckpoint: the daemon has no CheckpointContainer yet; the day that it has, this test is to use it.
+// testCrictlCheckpoint: without a CRIU that works here the command says what is missing; TestCheckpointContainer has one.
 func testCrictlCheckpoint(c *crictlTest) {
 	ctr := c.node.runPod(c.T).sleeping(c.T)
-	out, err := c.node.streamCommand(ctx(c.T), c.T, "checkpoint", "--export", filepath.Join(c.TempDir(), "archive.tar"), ctr.id).CombinedOutput()
-	if err == nil || !strings.Contains(string(out), "Unimplemented") {
-		c.Errorf("crictl checkpoint = %s, %v; want Unimplemented", out, err)
+	archive := filepath.Join(c.TempDir(), "archive.tar")
+	out, err := c.node.streamCommand(ctx(c.T), c.T, "checkpoint", "--export", archive, ctr.id).CombinedOutput()
+	if _, stat := os.Stat(archive); err == nil && stat != nil || err != nil && !strings.Contains(string(out), "criu") {
+		c.Errorf("crictl checkpoint = %s, %v; want an archive, or what is missing of criu", out, err)
 	}
 }
