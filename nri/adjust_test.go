@@ -2,6 +2,7 @@ package nri
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/containerd/nri/pkg/api"
@@ -77,5 +78,21 @@ func TestTakeLimits(t *testing.T) {
 	}
 	if got := takeLimits(&api.LinuxResources{Pids: &api.LinuxPids{Limit: 3}}); got != nil {
 		t.Errorf("takeLimits without any = %v; want nil", got)
+	}
+}
+
+// TestRefuse: what nobody would do is an error that names it.
+func TestRefuse(t *testing.T) {
+	for want, l := range map[string]*api.LinuxContainerAdjustment{
+		"linux.cgroups_path":            {CgroupsPath: "/elsewhere"},
+		"linux.resources.rdt_class":     {Resources: &api.LinuxResources{RdtClass: api.String("gold")}},
+		"linux.resources.blockio_class": {Resources: &api.LinuxResources{BlockioClass: api.String("slow")}},
+	} {
+		if err := refuse(l); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("refuse(%v) = %v; want an error with %s", l, err, want)
+		}
+	}
+	if err := refuse(&api.LinuxContainerAdjustment{Resources: &api.LinuxResources{}}); err != nil {
+		t.Errorf("refuse(nothing) = %v; want nil", err)
 	}
 }

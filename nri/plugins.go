@@ -203,8 +203,8 @@ func (p *Plugins) Create(ctx context.Context, pod *sandbox.Pod, c *sandbox.Conta
 	if adjust == nil || proto.Size(adjust) == 0 {
 		return nil, nil, nil
 	}
-	if path := adjust.GetLinux().GetCgroupsPath(); path != "" {
-		return nil, nil, fmt.Errorf("%w: nri: linux.cgroups_path: a plugin asks for %s; the kubelet's cgroup parent says where containers are", sandbox.ErrInvalid, path)
+	if err := refuse(adjust.GetLinux()); err != nil {
+		return nil, nil, fmt.Errorf("%w: nri: %w", sandbox.ErrInvalid, err)
 	}
 	limits := takeLimits(adjust.GetLinux().GetResources())
 	data, err := proto.Marshal(adjust)
@@ -212,6 +212,21 @@ func (p *Plugins) Create(ctx context.Context, pod *sandbox.Pod, c *sandbox.Conta
 		return nil, nil, fmt.Errorf("nri: CreateContainer: %w", err)
 	}
 	return data, limits, nil
+}
+
+// refuse names what a plugin may ask for and nobody would do.
+func refuse(l *api.LinuxContainerAdjustment) error {
+	if path := l.GetCgroupsPath(); path != "" {
+		return fmt.Errorf("linux.cgroups_path: a plugin asks for %s; the kubelet's cgroup parent says where containers are", path)
+	}
+	for name, class := range map[string]*api.OptionalString{
+		"blockio_class": l.GetResources().GetBlockioClass(), "rdt_class": l.GetResources().GetRdtClass(),
+	} {
+		if class.GetValue() != "" {
+			return fmt.Errorf("linux.resources.%s: a plugin asks for %s; classes are chosen by a pod's annotations", name, class.GetValue())
+		}
+	}
+	return nil
 }
 
 // Update implements sandbox.Plugins.
