@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -102,8 +103,25 @@ func newHost(t *testing.T) *host {
 	if os.Getuid() != 0 {
 		t.Skip("makes namespaces and mounts: needs root")
 	}
-	return &host{t: t, dir: t.TempDir(), live: map[string]bool{}, perSupervisor: 2, operation: 30 * time.Second, script: "exec sleep 1000", initScript: "exec sleep 1000",
+	h := &host{t: t, dir: t.TempDir(), live: map[string]bool{}, perSupervisor: 2, operation: 30 * time.Second, script: "exec sleep 1000", initScript: "exec sleep 1000",
 		images: map[string]*Image{"busybox": {ID: "sha256:1", Ref: "busybox@sha256:2"}}}
+	t.Cleanup(h.endSupervisors)
+	return h
+}
+
+// endSupervisors ends those that had something left when the last manager closed: the next daemon's.
+func (h *host) endSupervisors() {
+	files, _ := filepath.Glob(filepath.Join(h.dir, "state", "supervisors", "*", "pid"))
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		pid, err := strconv.Atoi(string(text))
+		if name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.HasPrefix(string(name), "cri-shim-supervisor") {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
 }
 
 func (h *host) manager() *Manager {
