@@ -66,7 +66,9 @@ func TestExecData(t *testing.T) {
 	onTransports(t, func(t *testing.T, transport string) {
 		const size = 50 << 20
 		want, got := sha256.New(), sha256.New()
-		cmd := n.streamCommand(ctx(t), t, "exec", "-i", "-r", transport, c.id, "/bin/sh", "-c", "cat; echo end >&2")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // an emulated guest takes minutes
+		defer cancel()
+		cmd := n.streamCommand(ctx, t, "exec", "-i", "-r", transport, c.id, "/bin/sh", "-c", "cat; echo end >&2")
 		var stderr bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = io.TeeReader(pattern(size), want), got, &stderr
 		if err := cmd.Run(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -78,9 +79,10 @@ func TestUserNamespaceSharedPID(t *testing.T) {
 	ends := p.create(t, sh("exit 5"))
 	check := func(when string) {
 		t.Helper()
-		got := c.exec(t, "echo $(cat /proc/self/uid_map) $(readlink /proc/1/ns/user) $(readlink /proc/self/ns/user)")
+		// Not by /proc/1/ns/user: an AppArmor profile keeps containers from looking at what it does not confine.
+		got := c.exec(t, "cat /proc/self/uid_map /proc/1/uid_map")
 		f := strings.Fields(got)
-		if len(f) != 5 || f[1] != "300000" || f[3] != f[4] {
+		if len(f) != 6 || f[1] != "300000" || !slices.Equal(f[:3], f[3:]) {
 			t.Errorf("%s: %q; want the mapping, and the pod's init in the same user namespace", when, got)
 		}
 	}
