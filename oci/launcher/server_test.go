@@ -104,12 +104,11 @@ func TestServer(t *testing.T) {
 	if err := s.Warm(init); err != nil {
 		t.Fatal(err)
 	}
+	reap(-1) // what the server was forked from has ended, or is about to
 	server := 0
 	for pid, comm := range children(t) {
 		if comm == "cri-shim-init" {
 			server = pid
-		} else {
-			reap(pid) // what the server was forked from
 		}
 	}
 	if server == 0 {
