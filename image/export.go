@@ -56,9 +56,7 @@ func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, _ Export
 		}
 		x := byID[id]
 		if x == nil {
-			s.mu.RLock()
-			x = &exported{r: s.images[id]}
-			s.mu.RUnlock()
+			x = &exported{r: s.record(id)}
 			byID[id] = x
 			order = append(order, x)
 		}

@@ -231,9 +231,7 @@ func (s *Store) commit(m *manifest, in installation) (*Image, *int, error) {
 	s.change.Lock()
 	defer s.change.Unlock()
 	now := time.Now().UTC()
-	s.mu.RLock()
-	old := s.images[m.configID]
-	s.mu.RUnlock()
+	old := s.record(m.configID)
 	var r *record
 	if old != nil {
 		r = old.clone()
@@ -283,10 +281,7 @@ func (s *staged) drop() {
 // stage prepares the directory of an image. No lock is held: this can take as long as the disk is slow.
 func (s *Store) stage(m *manifest) (st *staged, err error) {
 	ids := m.config.RootFS.DiffIDs
-	s.mu.RLock()
-	have := s.images[m.configID] != nil
-	s.mu.RUnlock()
-	if have {
+	if s.record(m.configID) != nil {
 		return &staged{}, nil
 	}
 	st = &staged{}

@@ -28,9 +28,7 @@ func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
 	}
-	s.mu.RLock()
-	r := s.images[id].clone()
-	s.mu.RUnlock()
+	r := s.record(id).clone()
 	if s.untag(r, refOrID) {
 		if err := writeRecord(s.imageDir(id), r); err != nil {
 			return fmt.Errorf("remove image %s: %w", refOrID, err)

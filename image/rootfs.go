@@ -44,9 +44,7 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 	if err != nil {
 		return nil, err
 	}
-	s.mu.RLock()
-	r := s.images[d]
-	s.mu.RUnlock()
+	r := s.record(d)
 	if r == nil {
 		return nil, ErrNotFound
 	}

@@ -45,9 +45,7 @@ func (s *Store) settleAgain(r *record) {
 func (s *Store) settle(id digest.Digest, landing *int, synced error) error {
 	s.change.Lock()
 	defer s.change.Unlock()
-	s.mu.RLock()
-	r := s.images[id]
-	s.mu.RUnlock()
+	r := s.record(id)
 	if r == nil || r.landing != landing {
 		return nil // removed meanwhile, and perhaps there again
 	}

@@ -247,6 +247,13 @@ func (s *Store) publish(r *record) {
 	}
 }
 
+// record is that of an image, removed ones that are still held included; nil is none. Records are replaced, never changed.
+func (s *Store) record(id digest.Digest) *record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.images[id]
+}
+
 // unpublish forgets an image. The caller holds mu.
 func (s *Store) unpublish(id digest.Digest) {
 	if r := s.images[id]; r != nil {

@@ -73,9 +73,7 @@ func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 	if err != nil {
 		return fmt.Errorf("pin image: %w", err)
 	}
-	s.mu.RLock()
-	r := s.images[id].clone()
-	s.mu.RUnlock()
+	r := s.record(id).clone()
 	if names := s.pinnedNames(r); !pinned && len(names) > 0 {
 		return fmt.Errorf("unpin image %s: the configuration pins %s: %w", refOrID, names[0], ErrExists)
 	}

@@ -179,9 +179,7 @@ func (s *Store) Admit(ctx context.Context, refOrID string) error {
 	if err != nil {
 		return err
 	}
-	s.mu.RLock()
-	r := s.images[id]
-	s.mu.RUnlock()
+	r := s.record(id)
 	if r == nil {
 		return fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
 	}
@@ -245,9 +243,7 @@ func (r *record) top(ref string) ocispec.Descriptor {
 func (s *Store) approve(id digest.Digest, policy string) error {
 	s.change.Lock()
 	defer s.change.Unlock()
-	s.mu.RLock()
-	r := s.images[id]
-	s.mu.RUnlock()
+	r := s.record(id)
 	if r == nil {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
@@ -269,9 +265,7 @@ func (s *Store) admitAs(ctx context.Context, refOrID, name string) error {
 	if err != nil {
 		return err
 	}
-	s.mu.RLock()
-	r := s.images[id]
-	s.mu.RUnlock()
+	r := s.record(id)
 	if r == nil {
 		return fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/workload"
 )
 
@@ -67,22 +68,9 @@ func checkSysctl(name, value string, private privateNamespaces) error {
 // sysctlPath is the path below /proc/sys. The first of '.' and '/' in a name separates its parts and the
 // other stands for itself (sysctl.d(5)).
 func sysctlPath(name string) (string, error) {
-	p := name
-	if i := strings.IndexAny(name, "./"); i >= 0 && name[i] == '.' {
-		p = strings.Map(func(r rune) rune {
-			switch r {
-			case '.':
-				return '/'
-			case '/':
-				return '.'
-			}
-			return r
-		}, name)
-	}
-	for part := range strings.SplitSeq(p, "/") {
-		if part == "" || part == "." || part == ".." || strings.IndexByte(part, 0) >= 0 {
-			return "", fmt.Errorf("%q is not the name of a sysctl", name)
-		}
+	p, err := sys.SysctlPath(name)
+	if err != nil {
+		return "", fmt.Errorf("%q is not the name of a sysctl", name)
 	}
 	return p, nil
 }

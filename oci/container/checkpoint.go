@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
@@ -67,7 +66,7 @@ func (r *Runtime) Restore(ctx context.Context, tool *criu.Tool, o CreateOptions,
 	var child *Child
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.undoRestore(ctx, spec, child))
+			err = errors.Join(err, c.undo(ctx, spec, child))
 		}
 	}()
 	child, err = c.restore(ctx, tool, &o, spec, from)
@@ -83,7 +82,7 @@ func (c *Container) restore(ctx context.Context, tool *criu.Tool, o *CreateOptio
 	if err := oci.MakeResctrl(spec, "", c.ID); err != nil {
 		return nil, err
 	}
-	group, err := groups.Create(ctx, c.CgroupPath, resources(spec))
+	group, err := groups.Create(ctx, c.CgroupPath, oci.CgroupResources(spec))
 	if err != nil {
 		return nil, err
 	}
@@ -137,16 +136,4 @@ func sendTerminal(socket string, master *os.File) error {
 	}
 	defer to.Close()
 	return sys.SendFile(to, master)
-}
-
-func (c *Container) undoRestore(ctx context.Context, spec *specs.Spec, child *Child) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-	defer cancel()
-	if child != nil {
-		sys.PidfdSignal(child.Pidfd, syscall.SIGKILL)
-		sys.WaitChild(child.PID)
-		child.Pidfd.Close()
-		defer c.poststop(ctx, spec)
-	}
-	return c.destroy(ctx)
 }

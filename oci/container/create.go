@@ -63,7 +63,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ 
 	defer l.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.undo(ctx, spec, l.child))
+			err = errors.Join(err, c.undo(ctx, spec, l.started()))
 		}
 	}()
 	if err := l.prepare(); err != nil {
@@ -72,7 +72,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ 
 	if err := l.run(ctx); err != nil {
 		return nil, nil, err
 	}
-	return c, &Child{PID: l.child.PID, Pidfd: l.child.Pidfd}, nil
+	return c, l.started(), nil
 }
 
 // readBundle reads what is to become a container.
@@ -230,7 +230,7 @@ func (l *launch) prepare() error {
 	if err := oci.MakeResctrl(l.spec, "", l.c.ID); err != nil {
 		return err
 	}
-	group, err := groups.Create(context.Background(), l.c.CgroupPath, resources(l.spec))
+	group, err := groups.Create(context.Background(), l.c.CgroupPath, oci.CgroupResources(l.spec))
 	if err != nil {
 		return err
 	}
@@ -244,16 +244,6 @@ func (l *launch) prepare() error {
 	}
 	l.how.Stdio = l.o.Stdio
 	return l.fill()
-}
-
-// resources are the specification's with the devices that every container has (runtime-spec, "Default Devices").
-func resources(spec *specs.Spec) *specs.LinuxResources {
-	r := specs.LinuxResources{}
-	if spec.Linux != nil && spec.Linux.Resources != nil {
-		r = *spec.Linux.Resources
-	}
-	r.Devices = append(slices.Clone(r.Devices), cgroup.DefaultDevices()...)
-	return &r
 }
 
 // fill turns the compiled launch into what the launcher takes.
@@ -369,8 +359,16 @@ func WritePIDFile(path string, pid int) error {
 	return atomicfile.Write(path, []byte(strconv.Itoa(pid)), 0o644)
 }
 
-// undo takes back what Create has done (runtime-spec, "Lifecycle", from step 12 on).
-func (c *Container) undo(ctx context.Context, spec *specs.Spec, child *launcher.Child) error {
+// started is the process, once there is one.
+func (l *launch) started() *Child {
+	if l.child == nil {
+		return nil
+	}
+	return &Child{PID: l.child.PID, Pidfd: l.child.Pidfd}
+}
+
+// undo takes back what Create or Restore has done (runtime-spec, "Lifecycle", from step 12 on).
+func (c *Container) undo(ctx context.Context, spec *specs.Spec, child *Child) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if child != nil {
