@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -47,6 +46,7 @@ type manifest struct {
 	configRaw []byte
 	config    ocispec.Image
 	layers    []ocispec.Descriptor // as many as config has diff IDs
+	keys      []*layerKey          // of the layers; nil for those that are not encrypted
 }
 
 // readManifest follows indexes from desc to the manifest for the platform and reads its configuration.
@@ -133,9 +133,6 @@ func checkLayers(layers []ocispec.Descriptor) error {
 	for i, l := range layers {
 		if err := checkDescriptor(l); err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
-		}
-		if strings.Contains(l.MediaType, "+encrypted") {
-			return fmt.Errorf("layer %d is encrypted (%.100q), which is not supported: %w", i, l.MediaType, ErrInvalid)
 		}
 	}
 	return nil
