@@ -79,7 +79,11 @@ func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Desc
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
 	m.configID, m.configRaw = desc.Digest, raw
-	if n := len(m.config.RootFS.DiffIDs); n != len(m.layers) {
+	n := len(m.config.RootFS.DiffIDs)
+	if n == 0 && len(m.layers) > 0 && !images.IsConfigType(desc.MediaType) {
+		return fmt.Errorf("config %s: an artifact (%.100q), which has no file system: %w", desc.Digest, desc.MediaType, ErrInvalid)
+	}
+	if n != len(m.layers) {
 		return fmt.Errorf("config %s: %d diff IDs for %d layers: %w", desc.Digest, n, len(m.layers), ErrInvalid)
 	}
 	if m.config.OS != "" && !platforms.Only(platform).Match(platforms.Normalize(m.config.Platform)) {

@@ -253,6 +253,13 @@ func (s *Server) Token() string {
 	return t
 }
 
+// Revoke makes all tokens void.
+func (s *Server) Revoke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.tokens)
+}
+
 func (s *Server) blobPath(d digest.Digest) string {
 	return filepath.Join(s.opts.Root, "blobs", d.Algorithm().String(), d.Encoded())
 }
