@@ -34,14 +34,14 @@ finish() {
     rmdir "$dir" 2>/dev/null || true
   done
   awk -v dir="$work/" -v state="$state/" 'index($5, dir) == 1 || index($5, state) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l 2>/dev/null || true
-  [ $status = 0 ] || tail -n 20 "$work/daemon.log" >&2
+  [ $status = 0 ] || tail -n 20 "$work/log/daemon.log" >&2
   rm -rf --one-file-system "$work" "$state"
   exit $status
 }
 trap finish EXIT
 
 ip link set lo up
-mkdir "$work/net.d"
+mkdir "$work/net.d" "$work/log" # a log beside net.d would wake who watches that
 cat > "$work/config.toml" <<END
 root = "$work/root"
 state = "$state"
@@ -57,7 +57,7 @@ cat > "$work/net.d/10-bench.conflist" <<END
    "ipam": {"type": "host-local", "dataDir": "$work/ipam", "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]}
 END
-bin/cri-shim serve --config "$work/config.toml" > "$work/daemon.log" 2>&1 &
+bin/cri-shim serve --config "$work/config.toml" > "$work/log/daemon.log" 2>&1 &
 daemon=$!
 for ((i = 0; i < 200; i++)); do
   [ -S "$work/sock" ] && break
