@@ -16,7 +16,8 @@ if [ "${1-}" != inside ]; then
   exec unshare --net --mount --propagation private -- "$0" inside
 fi
 
-work=$(mktemp -d /tmp/cri-shim-bench.XXXXXX)
+# Not below /tmp: it may be a tmpfs, and where it is none it is full of what was just deleted, whose inodes ext4 avoids.
+work=$(mktemp -d /var/tmp/cri-shim-bench.XXXXXX)
 name=${work##*/}
 # As installed: what only matters while the kernel is up is on a tmpfs.
 state=/run/$name
