@@ -70,6 +70,7 @@ func (s *signing) policyFor(scope, requirement string) {
 	write(s.t, filepath.Join(s.dir, "policy.json"),
 		fmt.Sprintf(`{"default": [{"type": "reject"}], "transports": {"docker": {%q: [%s]}}}`, scope, requirement))
 	s.reopen(func(c *Config) { c.SignaturePolicy = filepath.Join(s.dir, "policy.json") })
+	time.Sleep(2 * clockGrain) // what is decided while a file is that new is not remembered
 }
 
 func (s *signing) reopen(change ...func(*Config)) {
