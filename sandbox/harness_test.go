@@ -247,7 +247,11 @@ func (h *host) Resolve(ref string) (*Image, error) {
 }
 
 func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
-func (h *host) Release(owner string)       { h.undo("hold " + owner) }
+
+func (h *host) HoldVolumes(_ context.Context, c *Container) error {
+	return h.do("volumes", "hold "+c.ID)
+}
+func (h *host) Release(owner string) { h.undo("hold " + owner) }
 
 func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, error) {
 	f, err := os.Open("/")

@@ -33,6 +33,9 @@ type Images interface {
 	// Rootfs returns a detached mount of the container's root; dir is its own folder. The owners of files are those of
 	// the user namespace at the path userns, "" is none.
 	Rootfs(ctx context.Context, c *Container, dir, userns string) (*os.File, error)
+	// HoldVolumes holds the images that a container has as volumes, and finds out whether they can be mounted; if not,
+	// the error matches ErrImageVolume.
+	HoldVolumes(ctx context.Context, c *Container) error
 }
 
 // Image is what a container needs to know of its image.
