@@ -36,6 +36,7 @@ type fakeRuntime struct {
 	stopped      map[string]time.Duration
 	panics       bool
 	usage        *usage.Stats
+	unmeasured   string
 	events       sandbox.Manager // its subscriptions alone
 	cidrs        []netip.Prefix
 }
@@ -218,9 +219,12 @@ func (r *fakeRuntime) MeasureContainers(ctx context.Context, all []*sandbox.Cont
 	return nil
 }
 
-func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each func(*sandbox.PodStats) error) error {
+func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, _ bool, each func(*sandbox.PodStats) error) error {
 	for _, p := range all {
 		s, err := r.MeasurePod(ctx, p.ID)
+		if r.unmeasured == p.ID {
+			s = &sandbox.PodStats{Pod: p, Err: errors.New("broken")}
+		}
 		if err := cmpErr(err, each(s)); err != nil {
 			return err
 		}

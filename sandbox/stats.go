@@ -39,6 +39,7 @@ type PodStats struct {
 	OwnNetwork bool // false on the node's network, whose traffic is not the pod's
 	Processes  uint64
 	Containers []*ContainerStats // those that run
+	Err        error             // why it could not be measured: there is nothing but Pod then
 }
 
 // MeasureContainer measures one container. Of one that does not run only the writable layer is known.
@@ -58,14 +59,14 @@ func (m *Manager) measureContainerNow(ctx context.Context, id string) (*Containe
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.measureContainer(ctx, m.snapshot(p), c)
+	s, err := m.measureContainer(ctx, m.snapshot(p), c, false)
 	if err != nil {
 		return nil, fmt.Errorf("stats of container %s: %w", c.ID, err)
 	}
 	return s, nil
 }
 
-func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr) (*ContainerStats, error) {
+func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr, all bool) (*ContainerStats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr) (*Contai
 	if s.Container.State() != ContainerRunning {
 		return s, nil
 	}
-	u, err := m.cfg.Meter.Container(ctx, p, s.Container)
+	u, err := m.cfg.Meter.Container(ctx, p, s.Container, all)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil // it has ended just now
 	}
@@ -93,15 +94,17 @@ func (m *Manager) MeasurePod(ctx context.Context, id string) (*PodStats, error) 
 	if p, err := m.pod(id); err == nil {
 		m.awaitLayers(ctx, m.containersOf(p.ID)...)
 	}
-	return m.measurePodOf(ctx, id, m.indexPods())
+	index := m.indexPods()
+	index.networks = m.networks([]string{id})
+	return m.measurePodOf(ctx, id, index)
 }
 
-func (m *Manager) measurePodOf(ctx context.Context, id string, all *podIndex) (*PodStats, error) {
+func (m *Manager) measurePodOf(ctx context.Context, id string, index *podIndex) (*PodStats, error) {
 	p, err := m.pod(id)
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.measurePod(ctx, p, all)
+	s, err := m.measurePod(ctx, p, index)
 	if err != nil {
 		return nil, fmt.Errorf("stats of pod sandbox %s: %w", p.ID, err)
 	}
@@ -120,7 +123,11 @@ func (m *Manager) MeasureContainers(ctx context.Context, all []*Container, each 
 			continue
 		}
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			m.cfg.Log.Warn("statistics", "ctr", facts.ID, "err", err) // the others are told all the same
+			continue
 		}
 		if err := each(s); err != nil {
 			return err
@@ -129,17 +136,28 @@ func (m *Manager) MeasureContainers(ctx context.Context, all []*Container, each 
 	return nil
 }
 
-// MeasurePods measures pods with their running containers.
-func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodStats) error) error {
+// MeasurePods measures pods with their running containers; all says whether all of the counters that metrics are made of
+// are wanted. A pod that cannot be measured does not keep the others from being told.
+func (m *Manager) MeasurePods(ctx context.Context, pods []*Pod, all bool, each func(*PodStats) error) error {
 	m.awaitLayersOf(ctx, m.Containers())
 	index := m.indexPods()
-	for _, facts := range all {
+	index.all = all
+	ids := make([]string, len(pods))
+	for i, p := range pods {
+		ids[i] = p.ID
+	}
+	index.networks = m.networks(ids)
+	for _, facts := range pods {
 		s, err := m.measurePodOf(ctx, facts.ID, index)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			m.cfg.Log.Warn("statistics", "pod", facts.ID, "err", err)
+			s = &PodStats{Pod: facts, At: time.Now(), Err: err}
 		}
 		if err := each(s); err != nil {
 			return err
@@ -152,6 +170,30 @@ func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodSta
 type podIndex struct {
 	containers map[string][]*ctr
 	groups     map[string]int
+	networks   map[string]sys.Counters
+	all        bool // counters are wanted
+}
+
+// networks reads the network counters of the ready pods that have a network of their own.
+func (m *Manager) networks(ids []string) map[string]sys.Counters {
+	var ready, paths []string
+	for _, id := range ids {
+		p, err := m.pod(id)
+		if err != nil {
+			continue
+		}
+		if facts := m.snapshot(p); facts.State() == PodReady && m.ownsNetwork(facts) {
+			ready, paths = append(ready, facts.ID), append(paths, facts.Netns)
+		}
+	}
+	out := make(map[string]sys.Counters, len(ready))
+	if len(ready) == 0 {
+		return out
+	}
+	for i, c := range sys.NetworkCounters(paths...) {
+		out[ready[i]] = c
+	}
+	return out
 }
 
 func (m *Manager) indexPods() *podIndex {
@@ -187,7 +229,7 @@ func (x *podIndex) shares(p *Pod) bool {
 func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodStats, error) {
 	s := &PodStats{Pod: m.snapshot(p), At: time.Now(), OwnNetwork: m.ownsNetwork(&p.Pod)}
 	for _, c := range all.containers[p.ID] {
-		cs, err := m.measureContainer(ctx, s.Pod, c)
+		cs, err := m.measureContainer(ctx, s.Pod, c, all.all)
 		if err != nil {
 			return nil, fmt.Errorf("container %s: %w", c.ID, err)
 		}
@@ -204,13 +246,11 @@ func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodSt
 	if err := m.measurePodGroup(ctx, s, all); err != nil {
 		return nil, err
 	}
-	if s.Pod.State() == PodReady && s.OwnNetwork {
-		var err error
-		s.Network, err = sys.NetworkCounters(s.Pod.Netns)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && s.stillReady(m) {
-			return nil, err
-		}
+	network := all.networks[s.Pod.ID]
+	if network.Err != nil && !errors.Is(network.Err, fs.ErrNotExist) && s.stillReady(m) {
+		return nil, network.Err
 	}
+	s.Network = network.Interfaces
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.NanoCores = p.cpu.rate(s.At, s.Usage.CPU.UsageNanos, s.Pod.CreatedAt)
@@ -227,7 +267,7 @@ func (s *PodStats) stillReady(m *Manager) bool {
 // containers. Where several pods share that group, or it is gone, the containers are added up.
 func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats, all *podIndex) error {
 	if !all.shares(s.Pod) {
-		u, err := m.cfg.Meter.Pod(ctx, s.Pod)
+		u, err := m.cfg.Meter.Pod(ctx, s.Pod, all.all)
 		if err == nil {
 			s.At, s.Usage = time.Now(), *u
 			return nil

@@ -51,6 +51,7 @@ type Host struct {
 	primary     *hierarchy // where processes are listed first
 	beside      *hierarchy // on V1 the v2 hierarchy of a machine in hybrid mode: other runtimes make groups there, which Remove removes; or nil
 	pageSizes   []string   // huge pages, as in file names: "2MB"
+	bfqTimes    bool       // v1: the scheduler BFQ counts times and merged requests (CONFIG_BFQ_CGROUP_DEBUG)
 	programs    programs
 	systemd     *systemd
 }
