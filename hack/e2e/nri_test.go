@@ -137,7 +137,7 @@ func TestNRIAdjustments(t *testing.T) {
   "linux": {
     "oomScoreAdj": {"value": "321"},
     "sysctl": {"net.core.somaxconn": "413"},
-    "devices": [{"path": "/dev/plugged", "type": "c", "major": "1", "minor": "11"}],
+    "devices": [{"path": "/dev/plugged", "type": "c", "major": "10", "minor": "229"}],
     "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 6},
     "scheduler": {"policy": "SCHED_BATCH", "nice": 5},
     "seccompPolicy": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": {"value": 30}}]},
@@ -145,9 +145,9 @@ func TestNRIAdjustments(t *testing.T) {
   }}`, touched)))
 	got := c.exec(t, `echo ${GONE-unset} $KEPT $NEW; ls /gone 2>/dev/null | wc -l; tr '\0' ' ' < /proc/1/cmdline; echo
 grep 'open files' /proc/1/limits | tr -s ' '; cat /proc/1/oom_score_adj /proc/sys/net/core/somaxconn; stat -c '%t %T' /dev/plugged
-dd if=/dev/plugged of=/dev/null bs=8192 count=1 2>&1 | grep -o 'not permitted'; mkdir /tmp/d 2>&1 | grep -o 'Read-only'; nproc; awk '{print $19, $41}' /proc/1/stat`)
-	want := "unset 1 2\n0\n/bin/sh -c sleep 1000052 \nMax open files 666 777 files \n321\n413\n1 b\nRead-only\n1\n5 3\n"
-	if strings.Replace(got, "sleep 1000052 \n", "/bin/sh -c sleep 1000052 \n", 1) != want && got != want {
+(: < /dev/plugged) 2>&1 | grep 'not permitted'; mkdir /tmp/d 2>&1 | grep -o 'Read-only'; nproc; awk '{print $19, $41}' /proc/1/stat`)
+	want := "unset 1 2\n0\nsleep 1000052 \nMax open files 666 777 files \n321\n413\na e5\nRead-only\n1\n5 3\n"
+	if got != want {
 		t.Errorf("in the container:\n%s\nwant\n%s", got, want)
 	}
 	if _, err := os.Stat(touched); err != nil {
