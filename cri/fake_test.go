@@ -202,6 +202,7 @@ func (r *fakeRuntime) MeasurePod(ctx context.Context, id string) (*sandbox.PodSt
 	for _, c := range r.containers {
 		if c.PodID == p.ID && c.State() == sandbox.ContainerRunning {
 			cs, _ := r.MeasureContainer(ctx, c.ID)
+			cs.Processes = usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}
 			s.Containers = append(s.Containers, cs)
 		}
 	}
@@ -230,10 +231,6 @@ func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, _ boo
 		}
 	}
 	return nil
-}
-
-func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
-	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}, nil
 }
 
 func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }

@@ -45,13 +45,13 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *pb.StreamPodSandboxMetricsRe
 // podMetrics measures the ready pods. Of one that cannot be measured the metrics say that alone.
 func (s *runtimeService) podMetrics(ctx context.Context, each func(*pb.PodSandboxMetrics) error) error {
 	ready := s.selectPods(&pb.PodSandboxFilter{State: &pb.PodSandboxStateValue{State: pb.PodSandboxState_SANDBOX_READY}})
-	m := meter{service: s, disks: diskNames{}}
+	m := podMeter{disks: diskNames{}}
 	return s.runtime.MeasurePods(ctx, ready, true, func(p *sandbox.PodStats) error {
-		out, err := m.pod(ctx, p)
-		if err != nil && ctx.Err() == nil {
+		out, err := m.pod(p)
+		if err != nil {
 			s.options.Log.Warn("pod sandbox metrics", "pod", p.Pod.ID, "err", err)
 			p.Err = err
-			out, err = m.pod(ctx, p)
+			out, err = m.pod(p)
 		}
 		if err != nil {
 			return err
@@ -60,14 +60,13 @@ func (s *runtimeService) podMetrics(ctx context.Context, each func(*pb.PodSandbo
 	})
 }
 
-// meter is what the metrics of all pods of a call have in common.
-type meter struct {
-	service *runtimeService
-	disks   diskNames
-	fs      *syscall.Statfs_t // all layers are on one file system
+// podMeter is what the metrics of all pods of a call have in common.
+type podMeter struct {
+	disks diskNames
+	fs    *syscall.Statfs_t // all layers are on one file system
 }
 
-func (m *meter) pod(ctx context.Context, p *sandbox.PodStats) (*pb.PodSandboxMetrics, error) {
+func (m *podMeter) pod(p *sandbox.PodStats) (*pb.PodSandboxMetrics, error) {
 	out := &pb.PodSandboxMetrics{PodSandboxId: p.Pod.ID}
 	pod := &sample{pod: p.Pod, at: p.At, usage: &p.Usage, network: p.Network, processes: usage.Processes{Count: p.Processes}, err: p.Err}
 	if p.Err != nil {
@@ -83,12 +82,8 @@ func (m *meter) pod(ctx context.Context, p *sandbox.PodStats) (*pb.PodSandboxMet
 			}
 			m.fs = fs
 		}
-		n, err := m.service.runtime.MeasureProcesses(ctx, c.Container)
-		if err != nil {
-			return nil, err
-		}
 		sample := &sample{
-			pod: p.Pod, container: c.Container, at: c.At, usage: c.Usage, processes: n, layer: &c.Layer, fs: m.fs, disks: m.disks,
+			pod: p.Pod, container: c.Container, at: c.At, usage: c.Usage, processes: c.Processes, layer: &c.Layer, fs: m.fs, disks: m.disks,
 		}
 		out.ContainerMetrics = append(out.ContainerMetrics, &pb.ContainerMetrics{
 			ContainerId: c.Container.ID, Metrics: sample.metrics(ofContainer, ""),

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/image"
-	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -77,7 +76,6 @@ type Meters interface {
 	// is gone meanwhile is left out.
 	MeasureContainers(ctx context.Context, all []*sandbox.Container, each func(*sandbox.ContainerStats) error) error
 	MeasurePods(ctx context.Context, pods []*sandbox.Pod, all bool, each func(*sandbox.PodStats) error) error
-	MeasureProcesses(ctx context.Context, c *sandbox.Container) (usage.Processes, error)
 }
 
 // Runtime is everything behind the RuntimeService.

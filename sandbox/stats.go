@@ -19,6 +19,7 @@ type ContainerStats struct {
 	Usage     *usage.Stats // nil: it does not run
 	NanoCores uint64       // CPU use between this measurement and an earlier one
 	Layer     LayerStats
+	Processes usage.Processes // where MeasurePods was asked for all: with what they have open
 }
 
 // LayerStats is what the writable layer takes, as of At. Known is false until it was measured once.
@@ -237,10 +238,11 @@ func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodSt
 			continue
 		}
 		s.Containers = append(s.Containers, cs)
-		n, err := m.cfg.Meter.Processes(ctx, s.Pod, cs.Container, false)
+		n, err := m.cfg.Meter.Processes(ctx, s.Pod, cs.Container, all.all)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("container %s: %w", c.ID, err)
 		}
+		cs.Processes = n
 		s.Processes += n.Count
 	}
 	if err := m.measurePodGroup(ctx, s, all); err != nil {
@@ -282,19 +284,6 @@ func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats, all *podInde
 	}
 	s.At = time.Now()
 	return nil
-}
-
-// MeasureProcesses counts what a running container's processes have open.
-func (m *Manager) MeasureProcesses(ctx context.Context, c *Container) (usage.Processes, error) {
-	p, err := m.Pod(c.PodID)
-	if err != nil {
-		return usage.Processes{}, err
-	}
-	n, err := m.cfg.Meter.Processes(ctx, p, c, true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return n, nil
-	}
-	return n, err
 }
 
 // cpuWindow is the shortest time over which a rate is taken: clients that ask often get the last one again.

@@ -100,6 +100,11 @@ func (d DirFD) ReadFile(name string, buf []byte) ([]byte, error) {
 	}
 }
 
+// ReadFile appends the content of a kernel interface file to buf and returns it, as DirFD's does.
+func ReadFile(path string, buf []byte) ([]byte, error) {
+	return DirFD(unix.AT_FDCWD).ReadFile(path, buf)
+}
+
 // leafLinks is how many links a directory without directories in it has, in file systems that count them, as cgroupfs does.
 const leafLinks = 2
 

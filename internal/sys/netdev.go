@@ -59,7 +59,7 @@ func countersOf(path string, buf []byte) (all []usage.Interface, entered bool, _
 		return nil, false, buf, fmt.Errorf("setns: %w", err)
 	}
 	// The thread's own: /proc/net shows the namespace of the process.
-	buf, err = DirFD(unix.AT_FDCWD).ReadFile("/proc/thread-self/net/dev", buf[:0])
+	buf, err = ReadFile("/proc/thread-self/net/dev", buf[:0])
 	if err != nil {
 		return nil, true, buf, fmt.Errorf("read /proc/thread-self/net/dev: %w", err)
 	}

@@ -228,7 +228,7 @@ func TestV2Stats(t *testing.T) {
 			{Major: 8, Minor: 16, ReadBytes: 9, Cost: &usage.IOCost{UsageMicros: 11, WaitMicros: 12, IndebtMicros: 13, IndelayMicros: 14}},
 		},
 		IOPressure: &Pressure{Some: PressureLine{TotalMicros: 17}},
-		Hugetlb: []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: Unlimited, Limit: Unlimited, Failures: 8}},
+		Hugetlb:    []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: Unlimited, Limit: Unlimited, Failures: 8}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
