@@ -18,7 +18,7 @@ const maxLinks = 10_000
 // Processes counts the processes of a group and, where open says so, what they have open. One that ends meanwhile
 // has nothing open.
 func (r *Runtime) Processes(_ context.Context, cgroupPath string, open bool) (usage.Processes, error) {
-	g, err := r.cgroups.Open(cgroupPath)
+	g, err := r.cgroups.Named(cgroupPath)
 	if err != nil {
 		return usage.Processes{}, err
 	}

@@ -389,7 +389,7 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 
 // Stats measures a group.
 func (r *Runtime) Stats(_ context.Context, cgroupPath string, all bool) (*cgroup.Stats, error) {
-	g, err := r.cgroups.Open(cgroupPath)
+	g, err := r.cgroups.Named(cgroupPath)
 	if err != nil {
 		return nil, err
 	}
