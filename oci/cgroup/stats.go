@@ -110,7 +110,7 @@ func (r *reader) file(controller, name string) []byte {
 	} else {
 		path = r.g.rel + "/" + name
 	}
-	b, err := dir.ReadFile(path, r.buf[:0])
+	b, err := dir.ReadWhole(path, r.buf[:0])
 	r.buf = b
 	switch {
 	case err == nil:
