@@ -185,6 +185,9 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 		return nil, err
 	}
 	opt.HookSocket = out.Gate.Socket()
+	if b.Spec.Hooks != nil {
+		opt.Bundle = p.Bundle
+	}
 	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err

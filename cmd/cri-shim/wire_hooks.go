@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -27,7 +28,10 @@ func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Pre
 	if h == nil {
 		return nil
 	}
-	state := specs.State{Version: specs.Version, ID: c.ID, Annotations: p.Spec.Annotations}
+	if err := r.writeBundle(c.ID, p.Spec); err != nil {
+		return fmt.Errorf("bundle for hooks of %s: %w", c.ID, err)
+	}
+	state := specs.State{Version: specs.Version, ID: c.ID, Bundle: r.bundle(c.ID), Annotations: p.Spec.Annotations}
 	if len(h.Poststop) > 0 {
 		stopped := stoppedHooks{State: state, Hooks: h.Poststop}
 		stopped.State.Status = specs.StateStopped
@@ -52,6 +56,56 @@ func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Pre
 	return nil
 }
 
+// bundle is the folder that the hooks of a container are told of.
+func (r *podRuntime) bundle(id string) string { return filepath.Join(r.bundles, id) }
+
+// writeBundle makes what hooks expect where the state says that the bundle is: they look up root.path in config.json, as
+// NVIDIA's do to find the container's files. It is where the init has mounted the root in its own mount namespace: right
+// for a createContainer hook as it stands, and for others once they have entered that namespace by the state's pid.
+// In a user namespace the hooks that the init runs are its root's, so the files are.
+func (r *podRuntime) writeBundle(id string, spec *specs.Spec) error {
+	shown := *spec
+	root := specs.Root{}
+	if spec.Root != nil {
+		root = *spec.Root
+	}
+	root.Path = r.staging
+	shown.Root = &root
+	text, err := json.Marshal(shown)
+	if err != nil {
+		return err
+	}
+	dir := r.bundle(id)
+	if err := os.MkdirAll(r.bundles, 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	config := filepath.Join(dir, "config.json")
+	if err := replaceFile(config, text); err != nil {
+		return err
+	}
+	uid, gid := rootOf(spec)
+	return errors.Join(os.Chown(config, uid, gid), os.Chown(dir, uid, gid))
+}
+
+// rootOf is who root of the container is on the node.
+func rootOf(spec *specs.Spec) (uid, gid int) {
+	if spec.Linux == nil {
+		return 0, 0
+	}
+	outside := func(list []specs.LinuxIDMapping) int {
+		for _, m := range list {
+			if m.ContainerID == 0 {
+				return int(m.HostID)
+			}
+		}
+		return 0
+	}
+	return outside(spec.Linux.UIDMappings), outside(spec.Linux.GIDMappings)
+}
+
 // poststop runs the hooks of a container that has gone, once. One that fails is a warning, and the others run
 // (runtime-spec, "Lifecycle").
 func (r *podRuntime) poststop(ctx context.Context, id string) error {
@@ -59,7 +113,7 @@ func (r *podRuntime) poststop(ctx context.Context, id string) error {
 	var stopped stoppedHooks
 	err := readJSON(path, &stopped)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return os.RemoveAll(r.bundle(id))
 	}
 	if err != nil {
 		r.log.Warn("poststop hooks are lost", "ctr", id, "err", err)
@@ -72,5 +126,5 @@ func (r *podRuntime) poststop(ctx context.Context, id string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("poststop hooks of %s: %w", id, err)
 	}
-	return nil
+	return os.RemoveAll(r.bundle(id))
 }

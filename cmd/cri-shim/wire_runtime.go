@@ -33,6 +33,8 @@ type podRuntime struct {
 	oci     *oci.Runtime
 	images  *podImages
 	specs   *specStore
+	staging string // where the init mounts a root file system, in its own mount namespace
+	bundles string // of containers with hooks
 	devices *gpu.Registry
 	classes classes
 	log     *slog.Logger
@@ -70,7 +72,8 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 		return nil, err
 	}
 	return &podRuntime{
-		foreign: foreign, oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+		foreign: foreign, oci: r, images: images, specs: specs, staging: staging,
+		bundles: filepath.Join(cfg.State, "hooks"), devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
 	}, nil
 }
 
@@ -172,7 +175,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	l := launch(prepared)
 	l.User = &prepared.User
 	if err := r.hooks(ctx, c, prepared, l); err != nil {
-		return nil, errors.Join(err, prepared.Undo(ctx))
+		return nil, errors.Join(err, prepared.Undo(ctx), os.RemoveAll(r.bundle(c.ID)))
 	}
 	return l, nil
 }
@@ -206,7 +209,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
 		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
 		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
-		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
+		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm, Bundle: r.bundle(c.ID),
 	}
 	switch c.Config.Security.Namespaces.PID {
 	case workload.ModeNode:

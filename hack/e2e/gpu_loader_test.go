@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"archive/tar"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -66,8 +67,8 @@ func compile(t *testing.T, source, out string, args ...string) {
 	}
 }
 
-// glibcImage has the CUDA program with this machine's C library, and no cache of the loader.
-func (n *node) glibcImage(t *testing.T) string {
+// glibcImage has the CUDA program with this machine's C library, no cache of the loader, and empty files.
+func (n *node) glibcImage(t *testing.T, files ...string) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "cuda")
 	compile(t, cudaProgram, program, "-ldl")
@@ -86,7 +87,10 @@ func (n *node) glibcImage(t *testing.T) string {
 		layer = append(layer, tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755})
 		bodies = append(bodies, string(data))
 	}
-	return n.pushImage(t, "e2e/glibc", ocispec.ImageConfig{}, registry.Entries(layer, bodies))
+	for _, name := range files {
+		layer, bodies = append(layer, tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644}), append(bodies, "")
+	}
+	return n.pushImage(t, fmt.Sprintf("e2e/glibc%d", len(files)), ocispec.ImageConfig{}, registry.Entries(layer, bodies))
 }
 
 // TestGPULoader: a program of glibc finds the driver's libraries by name, without any variable.
