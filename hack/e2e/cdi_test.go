@@ -76,7 +76,9 @@ func TestCDIHooks(t *testing.T) {
 	t.Parallel()
 	n, dir := hookNode(t)
 	p := n.runPod(t)
-	leak := func(c *pb.ContainerConfig) { c.Envs = append(c.Envs, &pb.KeyValue{Key: "LEAKED", Value: []byte("the container's")}) }
+	leak := func(c *pb.ContainerConfig) {
+		c.Envs = append(c.Envs, &pb.KeyValue{Key: "LEAKED", Value: []byte("the container's")})
+	}
 	c := p.create(t, []string{"/bin/sleep", "1000000"}, cdi("h.com/c=x"), leak)
 	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
 		t.Errorf("after CreateContainer: %v, %v; want no hook to have run", left, err)

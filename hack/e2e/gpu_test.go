@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -105,6 +106,55 @@ func TestGPU(t *testing.T) {
 		strings.Contains(line(out, "nvidia.com/gpu=1"), p.config.Metadata.Name) {
 		t.Errorf("gpu ls =\n%s\nwant GPU 0 with pod %s", out, p.config.Metadata.Name)
 	}
+}
+
+// TestGPUComesAndGoes: the log tells of a driver that is loaded after the daemon began, and who had a device that has gone.
+func TestGPUComesAndGoes(t *testing.T) {
+	t.Parallel()
+	n := gpuNode(t, nil)
+	from := 0 // where in the log
+	said := func(words ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("a line with %q in the log", words), func() bool {
+			for l := range strings.Lines(readFile(t, n.path("daemon.log"))[from:]) {
+				if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(l, w) }) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	said("NVIDIA driver", testtools.FakeNVIDIAVersion)
+	said("devices found", "nvidia.com/gpu=GPU-00000000")
+	proc := filepath.Join(n.gpuRoot, "proc/driver")
+	nodes := 0
+	node := func() { // nothing tells of a changed /proc that is no real one, so that is for a node in /dev to do
+		nodes++
+		from = len(readFile(t, n.path("daemon.log")))
+		testtools.MakeNode(t, filepath.Join(n.gpuRoot, fmt.Sprintf("dev/other%d", nodes)), 1, 3)
+	}
+	if err := os.Rename(proc, proc+".unloaded"); err != nil {
+		t.Fatal(err)
+	}
+	node()
+	said("NVIDIA driver", "none")
+	p := n.runPod(t)
+	if _, err := p.CreateContainer(ctx(t), &pb.CreateContainerRequest{
+		PodSandboxId: p.id, Config: p.containerConfig("early", sh("true"), cdi("nvidia.com/gpu=0")), SandboxConfig: p.config,
+	}); err == nil {
+		t.Error("a GPU without a driver: no error")
+	}
+	if err := os.Rename(proc+".unloaded", proc); err != nil {
+		t.Fatal(err)
+	}
+	p.sleeping(t, cdi("nvidia.com/gpu=1")) // at once: a request does not wait for an event
+	node()
+	said("NVIDIA driver", testtools.FakeNVIDIAVersion)
+	if err := os.RemoveAll(filepath.Join(proc, "nvidia/gpus/0000:65:00.0")); err != nil {
+		t.Fatal(err)
+	}
+	node()
+	said("a device has gone", "GPU-00000001", p.config.Metadata.Name)
 }
 
 // line is the line of text that begins with prefix.
