@@ -14,6 +14,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/netdevice"
 )
 
 // Filter is a compiled seccomp profile.
@@ -117,7 +118,7 @@ func Compile(spec *specs.Spec, o Options) (_ *Launch, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		c.platform, c.resctrl, c.namespaces, c.root, c.names, c.sysctls, c.mounts, c.devices, c.rootFiles, c.paths, c.hooks,
+		c.platform, c.resctrl, c.namespaces, c.root, c.names, c.netDevices, c.sysctls, c.mounts, c.devices, c.rootFiles, c.paths, c.hooks,
 		func() error { return c.process(spec.Process) },
 		c.seccomp, c.lastFiles, c.hostSetup,
 	} {
@@ -157,8 +158,6 @@ func (c *compiler) platform() error {
 		return unsupported("freebsd", "this is Linux")
 	case s.Linux == nil:
 		return fieldf("linux", "missing: a container needs a mount namespace at least")
-	case len(s.Linux.NetDevices) > 0:
-		return unsupported("linux.netDevices", "network devices are not moved")
 	}
 	major, _, _ := strings.Cut(s.Version, ".")
 	if major != "1" {
@@ -350,6 +349,32 @@ func (c *compiler) names() error {
 			return fieldf(n.field, "%q: longer than 64 bytes, or a NUL byte", n.value)
 		}
 		*n.to = n.value
+	}
+	return nil
+}
+
+// netDevices are moved while the init waits at the HookGate.
+func (c *compiler) netDevices() error {
+	inside := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.spec.Linux.NetDevices)) {
+		field := "linux.netDevices[" + name + "]"
+		if !c.private.net {
+			return fieldf("linux.netDevices", "set without a network namespace: %s would stay on the host", name)
+		}
+		if err := netdevice.CheckName(name); err != nil {
+			return &FieldError{Field: field, Err: err}
+		}
+		to := c.spec.Linux.NetDevices[name].Name
+		if to == "" {
+			to = name
+		}
+		if err := netdevice.CheckTarget(to); err != nil {
+			return &FieldError{Field: field + ".name", Err: err}
+		}
+		if other, twice := inside[to]; twice && !strings.HasSuffix(to, "%d") {
+			return fieldf(field+".name", "%s is the name of %s too", to, other)
+		}
+		inside[to] = name
 	}
 	return nil
 }

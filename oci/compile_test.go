@@ -437,7 +437,13 @@ func TestCompileRefuses(t *testing.T) {
 		{"vm", "vm", true, func(s *specs.Spec) { s.VM = &specs.VM{} }},
 		{"zos", "zos", true, func(s *specs.Spec) { s.ZOS = &specs.ZOS{} }},
 		{"freebsd", "freebsd", true, func(s *specs.Spec) { s.FreeBSD = &specs.FreeBSD{} }},
-		{"net devices", "linux.netDevices", true, func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}} }},
+		{"net devices", "linux.netDevices", false, func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}}
+		}},
+		{"net device", "linux.netDevices[a/b]", false, netDevices(map[string]specs.LinuxNetDevice{"a/b": {}})},
+		{"net device name", "linux.netDevices[a].name", false, netDevices(map[string]specs.LinuxNetDevice{"a": {Name: "b%s"}})},
+		{"net device names", "linux.netDevices[b].name", false, netDevices(map[string]specs.LinuxNetDevice{"a": {Name: "b"}, "b": {}})},
 		{"rdt", "linux.intelRdt", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
 		{"rdt class", "linux.intelRdt.closID", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/../b"} }},
 		{"rdt schema", "linux.intelRdt.schemata", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3"}} }},
@@ -691,4 +697,8 @@ func BenchmarkBuildCompile(b *testing.B) {
 		}
 		l.Close()
 	}
+}
+
+func netDevices(d map[string]specs.LinuxNetDevice) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.NetDevices = d }
 }

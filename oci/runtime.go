@@ -181,7 +181,7 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
 		return nil, err
 	}
-	if out.Gate, err = NewHookGate(b.Spec.Hooks); err != nil {
+	if out.Gate, err = NewHookGate(b.Spec); err != nil {
 		return nil, err
 	}
 	opt.HookSocket = out.Gate.Socket()

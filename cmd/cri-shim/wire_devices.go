@@ -90,7 +90,9 @@ func (r *podRuntime) watchDevices(ctx context.Context, m *sandbox.Manager) {
 			r.log.Warn("a device has gone", "device", name, "containers", holders)
 		}
 	}
-	warn := func(err error) { r.log.Warn("devices are looked for when a container asks, and not before", "err", err) }
+	warn := func(err error) {
+		r.log.Warn("devices are looked for when a container asks, and not before", "err", err)
+	}
 	if err := r.devices.Watch(ctx, report, warn); err != nil {
 		warn(err)
 	}

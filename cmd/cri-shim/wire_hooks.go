@@ -21,9 +21,15 @@ type stoppedHooks struct {
 	Hooks []specs.Hook `json:"hooks"`
 }
 
-// hooks arranges the hooks that run beside the init: prestart and createRuntime while it waits, poststart by the launch,
-// poststop by Cleanup. A container without any, as nearly all are, costs nothing.
-func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Prepared, l *sandbox.Launch) error {
+// hooks arranges what runs beside the init: network devices, prestart and createRuntime hooks while it waits, poststart by
+// the launch, poststop by Cleanup. A container without any, as nearly all are, costs nothing.
+func (r *podRuntime) hooks(ctx context.Context, pod *sandbox.Pod, c *sandbox.Container, p *oci.Prepared, l *sandbox.Launch) error {
+	state := specs.State{Version: specs.Version, ID: c.ID, Annotations: p.Spec.Annotations}
+	if p.Gate != nil {
+		p.Gate.Devices = podLedger{r.netDevices, pod.ID}
+		// The other end is the init's once the launch is closed, so this ends with the init at the latest.
+		defer func() { go p.Gate.Serve(ctx, state) }()
+	}
 	h := p.Spec.Hooks
 	if h == nil {
 		return nil
@@ -31,7 +37,7 @@ func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Pre
 	if err := r.writeBundle(c.ID, p.Spec); err != nil {
 		return fmt.Errorf("bundle for hooks of %s: %w", c.ID, err)
 	}
-	state := specs.State{Version: specs.Version, ID: c.ID, Bundle: r.bundle(c.ID), Annotations: p.Spec.Annotations}
+	state.Bundle = r.bundle(c.ID)
 	if len(h.Poststop) > 0 {
 		stopped := stoppedHooks{State: state, Hooks: h.Poststop}
 		stopped.State.Status = specs.StateStopped
@@ -48,10 +54,6 @@ func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Pre
 			state.Status, state.Pid = specs.StateRunning, pid
 			return oci.RunHooks(ctx, "poststart", h.Poststart, &state)
 		}
-	}
-	if p.Gate != nil {
-		// The other end is the init's once the launch is closed, so this ends with the init at the latest.
-		go p.Gate.Serve(ctx, state)
 	}
 	return nil
 }

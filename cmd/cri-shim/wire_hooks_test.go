@@ -37,7 +37,7 @@ func TestPodHooks(t *testing.T) {
 		Poststart: []specs.Hook{hook(`cat > $0`)},
 		Poststop:  []specs.Hook{hook("exit 1"), hook(`cat >> $0`)},
 	}}}
-	if err := open().hooks(t.Context(), c, p, l); err != nil {
+	if err := open().hooks(t.Context(), new(sandbox.Pod), c, p, l); err != nil {
 		t.Fatal(err)
 	}
 	bundle := filepath.Join(dir, "hooks", "c1")
@@ -66,7 +66,7 @@ func TestPodHooks(t *testing.T) {
 	}
 
 	l = new(sandbox.Launch)
-	if err := open().hooks(t.Context(), c, &oci.Prepared{Spec: new(specs.Spec)}, l); err != nil || l.Started != nil {
+	if err := open().hooks(t.Context(), new(sandbox.Pod), c, &oci.Prepared{Spec: new(specs.Spec)}, l); err != nil || l.Started != nil {
 		t.Errorf("without hooks: %v, %v", err, l.Started != nil)
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) > 0 {

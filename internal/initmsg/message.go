@@ -230,8 +230,8 @@ type Message struct {
 	StartContainerHooks  []Hook
 	State                []byte
 	// HookFile is a SOCK_SEQPACKET socket, or nil: before the createContainer hooks the init sends HooksDue over
-	// it and waits for HooksDone, or for the text of what went wrong: whoever started it runs the hooks of its
-	// own namespaces meanwhile.
+	// it and waits for HooksDone, or for the text of what went wrong: whoever started it moves network devices and
+	// runs the hooks of its own namespaces meanwhile.
 	HookFile *int32
 	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends KindReady and opens the
 	// FIFO for writing, which blocks until the other side reads: the gate between create and start. From then on

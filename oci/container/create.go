@@ -219,7 +219,7 @@ func (l *launch) prepare() error {
 			return err
 		}
 	}
-	if l.gate, err = oci.NewHookGate(l.spec.Hooks); err != nil {
+	if l.gate, err = oci.NewHookGate(l.spec); err != nil {
 		return err
 	}
 	opt.HookSocket = l.gate.Socket()

@@ -79,7 +79,9 @@ func (s *setup) procWrite(dir, path, value string) error {
 	return writeOnce(fd, value)
 }
 
+// setSysctls comes after the namespaces are joined: /proc/sys/net, kernel/shm… and fs/mqueue show those of the writer.
 func (s *setup) setSysctls() error {
+	s.stage = "sysctl"
 	for _, c := range s.m.Sysctls {
 		if err := s.procWrite("sys", c.Name, c.Value); err != nil {
 			return wrap("write sysctl", c.Name, err)

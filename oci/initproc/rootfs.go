@@ -63,6 +63,13 @@ func (s *setup) rootfs() error {
 	if err := s.awaitHooks(); err != nil {
 		return err
 	}
+	if m.HookFile != nil {
+		// Not before: a setting of a network device is there once the device is.
+		if err := s.setSysctls(); err != nil {
+			return err
+		}
+		s.stage = "hooks"
+	}
 	// runtime-spec, "createContainer Hooks": in the container's namespaces,
 	// after its mounts were made and before pivot_root; paths are the host's.
 	if err := runHooks("createContainer", m.CreateContainerHooks, hookState("creating", m.State)); err != nil {
