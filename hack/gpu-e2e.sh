@@ -12,7 +12,7 @@
 #   gpu-e2e: machine: KERNEL, cgroup VERSION        gpu-e2e: gpu ls: TABLE              gpu-e2e: gpu check: FINDING
 #   gpu-e2e: nvidia-smi: GPU 0: MODEL (UUID: UUID)  gpu-e2e: cuda, WHEN: N device(s), MODEL, MEMORY, API VERSION: alloc, copy and kernel right
 #   gpu-e2e: without a GPU: ...: Operation not permitted, and 0, the number of NVIDIA's nodes
-#   gpu-e2e: start: TIME without a GPU, TIME with one; the shortest of ten
+#   gpu-e2e: start: TIME without a GPU, TIME with one; the shortest of thirty
 # and ends with "gpu-e2e: result: PASS", "FAIL" (with the daemon's log before it) or "SKIP: WHY"; the status is 0, 1 or 77.
 set -euo pipefail
 here=$(dirname "$(dirname "$(realpath "$0")")")
