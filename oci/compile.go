@@ -32,6 +32,8 @@ type Options struct {
 	// Staging is an empty host directory, see initmsg.Root.
 	Staging string
 	NoPivot bool
+	// HostMounts allows a container in the host's mount namespace, or in that of others. Its mounts stay its own even so.
+	HostMounts bool
 	// CgroupTasks are files that the init writes itself into (cgroup v1).
 	CgroupTasks []string
 	// Cgroups says how to mount a "cgroup" file system.
@@ -204,13 +206,18 @@ func (c *compiler) namespaces() error {
 		if !filepath.IsAbs(ns.Path) {
 			return fieldf(field+".path", "%q is not an absolute path", ns.Path)
 		}
-		if flag == sys.CloneNewNS {
-			return unsupported(field+".path", "a mount namespace cannot be joined by a container")
+		if flag == sys.CloneNewNS && !c.opt.HostMounts {
+			return unsupported(field+".path", "a mount namespace cannot be joined by a container of a pod")
 		}
 		c.joined[flag] = ns.Path
 	}
 	if c.new&sys.CloneNewNS == 0 {
-		return unsupported("linux.namespaces", "a container without a mount namespace of its own")
+		if !c.opt.HostMounts {
+			return unsupported("linux.namespaces", "a container of a pod without a mount namespace of its own")
+		}
+		if c.hasUserNamespace() {
+			return unsupported("linux.namespaces", "a user namespace without a new mount namespace: it has no rights over the mounts of others")
+		}
 	}
 	has := func(flag uint64) bool { return c.new&flag != 0 || c.joined[flag] != "" }
 	c.private = privateNamespaces{net: has(sys.CloneNewNet), ipc: has(sys.CloneNewIPC), uts: has(sys.CloneNewUTS)}
@@ -237,7 +244,7 @@ func (c *compiler) place() (err error) {
 		c.own(c.launch.TimeNamespace)
 	}
 	for _, flag := range [...]uint64{
-		sys.CloneNewNet, sys.CloneNewIPC, sys.CloneNewUTS, sys.CloneNewCgroup,
+		sys.CloneNewNet, sys.CloneNewIPC, sys.CloneNewUTS, sys.CloneNewCgroup, sys.CloneNewNS,
 	} {
 		p := c.joined[flag]
 		if p == "" {
@@ -287,6 +294,7 @@ func (c *compiler) root() error {
 		// Nothing that is mounted for the container may reach the host. Mounts that are to propagate both ways are
 		// handed over as copies of the host's own (see bind), so this does not cut them off.
 		Propagation: sys.MountSlave | sys.MountRec,
+		Detached:    c.new&sys.CloneNewNS == 0,
 	}
 	if c.opt.Root != nil {
 		r.File = c.file(c.opt.Root)
