@@ -14,6 +14,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/sysctl"
 	"github.com/cri-shim/cri-shim/oci/netdevice"
 )
 
@@ -103,7 +104,7 @@ type compiler struct {
 	msg     *initmsg.Message
 	new     uint64            // namespaces made
 	joined  map[uint64]string // namespaces joined, by flag
-	private privateNamespaces
+	private sysctl.Private
 }
 
 // Compile translates a specification for the init. Every field is honoured, or is an UnsupportedError or a FieldError that
@@ -220,7 +221,7 @@ func (c *compiler) namespaces() error {
 		}
 	}
 	has := func(flag uint64) bool { return c.new&flag != 0 || c.joined[flag] != "" }
-	c.private = privateNamespaces{net: has(sys.CloneNewNet), ipc: has(sys.CloneNewIPC), uts: has(sys.CloneNewUTS)}
+	c.private = sysctl.Private{Net: has(sys.CloneNewNet), IPC: has(sys.CloneNewIPC), UTS: has(sys.CloneNewUTS)}
 	for _, step := range []func() error{c.userNamespace, c.place, c.timeOffsets} {
 		if err := step(); err != nil {
 			return err
@@ -350,7 +351,7 @@ func (c *compiler) names() error {
 		if n.value == "" {
 			continue
 		}
-		if !c.private.uts {
+		if !c.private.UTS {
 			return fieldf(n.field, "%q would be the host's: there is no UTS namespace", n.value)
 		}
 		if len(n.value) > 64 || strings.IndexByte(n.value, 0) >= 0 {
@@ -366,7 +367,7 @@ func (c *compiler) netDevices() error {
 	inside := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(c.spec.Linux.NetDevices)) {
 		field := "linux.netDevices[" + name + "]"
-		if !c.private.net {
+		if !c.private.Net {
 			return fieldf("linux.netDevices", "set without a network namespace: %s would stay on the host", name)
 		}
 		if err := netdevice.CheckName(name); err != nil {
@@ -390,10 +391,10 @@ func (c *compiler) netDevices() error {
 func (c *compiler) sysctls() error {
 	all := c.spec.Linux.Sysctl
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if err := checkSysctl(name, all[name], c.private); err != nil {
+		if err := sysctl.Check(name, all[name], c.private); err != nil {
 			return &FieldError{Field: "linux.sysctl[" + name + "]", Err: err}
 		}
-		p, err := sysctlPath(name)
+		p, err := sysctl.Path(name)
 		if err != nil {
 			return err
 		}
