@@ -39,16 +39,7 @@ func Features() *features.Features {
 
 // knownMountOptions are those that Compile honours itself, sorted.
 func knownMountOptions() []string {
-	var out []string
-	for name, o := range mountOptions {
-		switch o.kind {
-		case optionRemount, optionRefused:
-		default:
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(mountOptions))
 }
 
 func namespaceNames() []string {

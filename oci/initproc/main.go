@@ -161,6 +161,11 @@ func (s *setup) exec() error {
 	if err := s.enter(); err != nil {
 		return err
 	}
+	if f := s.m.ExecRoot; f != nil {
+		if err := chrootTo(int(file(*f))); err != nil {
+			return err
+		}
+	}
 	if err := s.openRoot(); err != nil {
 		return err
 	}
@@ -237,6 +242,9 @@ func (s *setup) checkFiles() error {
 	files := []int32{m.StartFile}
 	if m.HookFile != nil {
 		files = append(files, *m.HookFile)
+	}
+	if m.ExecRoot != nil {
+		files = append(files, *m.ExecRoot)
 	}
 	for i := range m.Join {
 		files = append(files, m.Join[i].File)

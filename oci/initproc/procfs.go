@@ -15,7 +15,7 @@ func (s *setup) openProc() error {
 		return verifyProc(s.proc) // the server's
 	}
 	if len(m.Sysctls) == 0 && len(m.TimeOffsets) == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
-		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) {
+		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) && !countsVersions(m.Mounts) {
 		return nil
 	}
 	if m.UserNamespace {
@@ -27,6 +27,15 @@ func (s *setup) openProc() error {
 	}
 	s.proc = fd
 	return verifyProc(s.proc)
+}
+
+func countsVersions(mounts []initmsg.Mount) bool {
+	for i := range mounts {
+		if mounts[i].IVersion {
+			return true
+		}
+	}
+	return false
 }
 
 func newProc() (int, error) {
