@@ -41,7 +41,18 @@ func TestUevents(t *testing.T) {
 			return
 		}
 		defer u.Close()
+		forged, err := syscall.Socket(syscall.AF_NETLINK, syscall.SOCK_RAW|syscall.SOCK_CLOEXEC, syscall.NETLINK_KOBJECT_UEVENT)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer syscall.Close(forged)
 		pad := "\x00" + strings.Repeat("X=1\x00", 20)
+		// Not by the kernel, as any process with CAP_NET_ADMIN here can.
+		if err := syscall.Sendto(forged, []byte("add@/module/forged"+pad), 0, &syscall.SockaddrNetlink{Family: syscall.AF_NETLINK, Groups: 1}); err != nil {
+			t.Error(err)
+			return
+		}
 		for _, event := range []string{
 			"add@/devices/virtual/net/veth1" + pad, "remove@/devices/virtual/net/veth1/queues/rx-0" + pad,
 			"move@/devices/virtual/net/eth0" + pad, "change@/devices/virtual/net/eth0" + pad,
@@ -55,7 +66,7 @@ func TestUevents(t *testing.T) {
 		for _, want := range []string{"add@/module/nvidia\x00", "remove@/devices/virtual/vfio/9\x00"} {
 			got, err := u.Next()
 			if err != nil || !strings.HasPrefix(string(got), want) {
-				t.Errorf("Next = %q, %v; want %q: interfaces are left out", got, err, want)
+				t.Errorf("Next = %q, %v; want %q: interfaces and what others send are left out", got, err, want)
 			}
 		}
 		time.AfterFunc(50*time.Millisecond, func() { u.Close() })
