@@ -172,9 +172,6 @@ func (c *compiler) platform() error {
 // resctrl has the init enter its group; who prepares the container makes it.
 func (c *compiler) resctrl() error {
 	r, err := parseResctrl(c.spec.Linux.IntelRdt, c.opt.ResctrlRoot, c.opt.ID)
-	if r != nil && c.opt.checkOnly {
-		return r.check()
-	}
 	if r != nil {
 		c.launch.resctrl = []string{r.tasks()}
 		c.msg.CgroupTasks = append(slices.Clip(c.msg.CgroupTasks), r.tasks())

@@ -155,7 +155,11 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 		return err
 	}
 	l.Close()
-	return nil
+	rdt, err := parseResctrl(b.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, p.ContainerID)
+	if rdt == nil || err != nil {
+		return err
+	}
+	return rdt.check()
 }
 
 // Prepare makes the specification, the group with its limits and the init's message. On an error nothing is left.
