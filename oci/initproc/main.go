@@ -161,6 +161,11 @@ func (s *setup) exec() error {
 	if err := s.enter(); err != nil {
 		return err
 	}
+	if f := s.m.ExecRoot; f != nil {
+		if err := chrootTo(int(file(*f))); err != nil {
+			return err
+		}
+	}
 	if err := s.openRoot(); err != nil {
 		return err
 	}
@@ -224,9 +229,9 @@ func (s *setup) enter() error {
 	if err := s.setOOMScore(); err != nil {
 		return err
 	}
-	s.stage = "sysctl"
-	// After the namespaces are joined: /proc/sys/net, kernel/shm… and
-	// fs/mqueue show those of the writer.
+	if s.m.HookFile != nil {
+		return nil // see rootfs: a network device that a name is about may still have to come
+	}
 	return s.setSysctls()
 }
 
@@ -237,6 +242,9 @@ func (s *setup) checkFiles() error {
 	files := []int32{m.StartFile}
 	if m.HookFile != nil {
 		files = append(files, *m.HookFile)
+	}
+	if m.ExecRoot != nil {
+		files = append(files, *m.ExecRoot)
 	}
 	for i := range m.Join {
 		files = append(files, m.Join[i].File)
