@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/checkpoint"
+	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/oci/criu"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -17,10 +18,11 @@ import (
 type podCheckpoints struct {
 	runtime *podRuntime
 	tool    *criu.Tool
+	policy  restorePolicy
 }
 
-func newPodCheckpoints(r *podRuntime, program string) podCheckpoints {
-	return podCheckpoints{r, &criu.Tool{Program: program}}
+func newPodCheckpoints(r *podRuntime, cfg *config.Config) podCheckpoints {
+	return podCheckpoints{r, &criu.Tool{Program: cfg.CRIUProgram}, newRestorePolicy(cfg)}
 }
 
 // Ready implements sandbox.Checkpoints.
