@@ -114,7 +114,7 @@ func (m *Manager) restorePod(ctx context.Context, f *flight, dir string, cfg *wo
 		if from[i], err = m.cfg.Checkpoints.Open(ctx, archives[i]); err != nil {
 			return "", fmt.Errorf("checkpoint_path: %w", err)
 		}
-		if err := m.sameImage(c, from[i]); err != nil { // before anything is made
+		if err := m.suits(cfg, c, from[i]); err != nil { // before anything is made
 			return "", fmt.Errorf("%s: %w", at, err)
 		}
 	}
@@ -164,8 +164,8 @@ func (m *Manager) restoredBefore(old *Pod, cfg *workload.Pod, containers []*work
 	return nil
 }
 
-// sameImage refuses a configuration that names another image than the container was made of.
-func (m *Manager) sameImage(cfg *workload.Container, from Checkpoint) error {
+// suits refuses a configuration that names another image than the container was made of, or does not fit it otherwise.
+func (m *Manager) suits(pod *workload.Pod, cfg *workload.Container, from Checkpoint) error {
 	img, err := from.Image()
 	if err != nil {
 		return err
@@ -177,7 +177,7 @@ func (m *Manager) sameImage(cfg *workload.Container, from Checkpoint) error {
 	if named.ID != img.ID {
 		return invalid("image", "%q is %s, the checkpoint was made of %s", cfg.Image.Image, named.ID, img.ID)
 	}
-	return nil
+	return from.Check(&Pod{Config: *pod}, &Container{Config: *cfg, ImageID: img.ID}, true)
 }
 
 // maxPodDump bounds a file of a pod's checkpoint that is read into memory, in bytes.

@@ -129,6 +129,7 @@ type restoring struct {
 	order    *restoreOrder
 	spec     *specs.Spec
 	hostname string // the pod's
+	criu     int
 }
 
 // inUTS runs f in the pod's UTS namespace, if it has one.
@@ -143,6 +144,7 @@ func (r *restoring) inUTS(f func() error) error {
 
 // enter puts criu into the container's control groups: what it restores starts there, limited and killed by them.
 func (r *restoring) enter(pid int) error {
+	r.criu = pid
 	for _, file := range r.order.Procs {
 		if err := os.WriteFile(file, []byte(strconv.Itoa(pid)), 0); err != nil {
 			return err
@@ -206,7 +208,7 @@ func (r *restoring) compare(first int) error {
 	if !slices.Contains(pids, first) {
 		return &criu.MismatchError{What: fmt.Sprintf("process %d is not in the container's control group", first)}
 	}
-	program, err := os.Stat(r.order.Program)
+	program, err := os.Stat("/proc/" + strconv.Itoa(r.criu) + "/exe")
 	if err != nil {
 		return err
 	}

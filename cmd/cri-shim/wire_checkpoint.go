@@ -64,9 +64,6 @@ func (c podCheckpoints) Save(ctx context.Context, p *sandbox.Pod, ctr *sandbox.C
 	if !filepath.IsAbs(archive) {
 		return fmt.Errorf("%w: location: %q is not an absolute path", sandbox.ErrInvalid, archive)
 	}
-	if ctr.Config.TTY {
-		return fmt.Errorf("a container with a terminal: its other end is the runtime's: %w by criu", errors.ErrUnsupported)
-	}
 	spec, err := c.runtime.specs.load(ctr.ID)
 	if err != nil {
 		return err

@@ -223,20 +223,19 @@ func (ck *captured) Check(p *sandbox.Pod, c *sandbox.Container, expected bool) e
 	if err := criu.CheckSpec(ck.spec); err != nil {
 		return err
 	}
+	var different error
 	if expected { // what the client says of the process, with the image's own
 		b, err := r.describe(p, c)
 		if err != nil {
 			return err
 		}
-		if err := expectedProcess(ck.spec.Process, b.Spec.Process); err != nil {
-			return err
-		}
+		different = expectedProcess(ck.spec.Process, b.Spec.Process, c.Config.Env)
 	}
 	b, err := r.describe(p, withProcess(c, ck.spec.Process))
 	if err != nil {
 		return err
 	}
-	return fits(ck.spec, b.Spec)
+	return errors.Join(different, fits(ck.spec, b.Spec))
 }
 
 // Unpack implements sandbox.Checkpoint.

@@ -9,6 +9,7 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
@@ -29,7 +30,7 @@ func (d differences) err() error {
 }
 
 // expectedProcess compares what a client says of the process with what was captured.
-func expectedProcess(old, now *specs.Process) error {
+func expectedProcess(old, now *specs.Process, given []workload.EnvVar) error {
 	var d differences
 	if !slices.Equal(old.Args, now.Args) {
 		d.add("config.command, config.args: %q, it runs %q", now.Args, old.Args)
@@ -37,18 +38,22 @@ func expectedProcess(old, now *specs.Process) error {
 	if path.Clean(old.Cwd) != path.Clean(now.Cwd) {
 		d.add("config.working_dir: %q, it was started in %q", now.Cwd, old.Cwd)
 	}
-	if key := differentEnv(old.Env, now.Env); key != "" {
+	aside := []string{"HOSTNAME"} // the pod's, which may be a new one
+	if !slices.ContainsFunc(given, func(e workload.EnvVar) bool { return e.Key == "HOME" }) {
+		aside = append(aside, "HOME") // the image's to tell, which has not been looked at
+	}
+	if key := differentEnv(old.Env, now.Env, aside); key != "" {
 		d.add("config.envs: %s", key)
 	}
 	return d.err()
 }
 
-// differentEnv is the first variable that differs; the host's name is the pod's, which may be a new one.
-func differentEnv(old, now []string) string {
+// differentEnv is the first variable that differs, apart from some.
+func differentEnv(old, now, aside []string) string {
 	all := func(env []string) map[string]string {
 		m := make(map[string]string, len(env))
 		for _, v := range env {
-			if key, value, _ := strings.Cut(v, "="); key != "HOSTNAME" {
+			if key, value, _ := strings.Cut(v, "="); !slices.Contains(aside, key) {
 				m[key] = value
 			}
 		}
