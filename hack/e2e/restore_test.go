@@ -432,7 +432,14 @@ func TestRestoreVerifies(t *testing.T) {
 		},
 		"a writable root": {
 			func(*pb.ContainerConfig) {},
-			func(s *specs.Spec) { s.Root.Readonly = true }, "root / is writable",
+			func(s *specs.Spec) {
+				s.Root.Readonly = true
+				for i := range s.Mounts {
+					if strings.HasPrefix(s.Mounts[i].Destination, "/etc/") {
+						s.Mounts[i].Options = append(s.Mounts[i].Options, "ro")
+					}
+				}
+			}, "root / is writable",
 		},
 	} {
 		archive, tampered := filepath.Join(dir, "checkpoint.tar"), filepath.Join(dir, "tampered.tar")
