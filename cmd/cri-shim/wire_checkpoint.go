@@ -33,11 +33,14 @@ func (c podCheckpoints) Ready(ctx context.Context) error {
 
 // status is for the verbose status.
 func (c podCheckpoints) status() map[string]any {
+	out := map[string]any{"restoreFromImages": c.policy.images, "restoreArchiveDirs": c.policy.archives}
 	version, err := c.tool.Check(context.Background())
 	if err != nil {
-		return map[string]any{"available": false, "missing": err.Error()}
+		out["available"], out["missing"] = false, err.Error()
+		return out
 	}
-	return map[string]any{"available": true, "criu": criu.Version(version)}
+	out["available"], out["criu"] = true, criu.Version(version)
+	return out
 }
 
 func (c podCheckpoints) group(p *sandbox.Pod, ctr *sandbox.Container) string {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -120,7 +121,7 @@ func fits(old, now *specs.Spec) error {
 	fitNamespaces(&d, old.Linux.Namespaces, now.Linux.Namespaces)
 	fitMounts(&d, old.Mounts, now.Mounts)
 	fitDevices(&d, old.Linux.Devices, now.Linux.Devices)
-	if h := now.Hooks; h != nil && len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) > 0 { //nolint:staticcheck // Prestart is still in use
+	if h := now.Hooks; h != nil && !reflect.DeepEqual(*h, specs.Hooks{}) {
 		d.add("hooks (of CDI devices or plugins) are not run for a restored container")
 	}
 	return d.err()
