@@ -72,18 +72,26 @@ func (m *Manager) RestorePod(ctx context.Context, dir string, cfg *workload.Pod,
 }
 
 // restoreOnce has the pod's operations exclude each other, as RunPod has. It returns when what was made is gone again,
-// should ctx end before.
+// should ctx end before. Who joins a call whose caller gives up begins anew.
 func (m *Manager) restoreOnce(ctx context.Context, dir string, cfg *workload.Pod, containers []*workload.Container) (string, error) {
-	return m.operations.do(context.WithoutCancel(ctx), podKey(cfg), func(inner context.Context, f *flight) (string, error) {
-		inner, cancel := context.WithCancelCause(inner)
-		defer cancel(nil)
-		defer context.AfterFunc(ctx, func() { cancel(ctx.Err()) })()
-		id, err := m.restorePod(inner, f, dir, cfg, containers)
-		if err != nil && ctx.Err() != nil {
-			err = errors.Join(ctx.Err(), err)
+	for {
+		own := false
+		id, err := m.operations.do(context.WithoutCancel(ctx), podKey(cfg), func(inner context.Context, f *flight) (string, error) {
+			own = true
+			inner, cancel := context.WithCancelCause(inner)
+			defer cancel(nil)
+			defer context.AfterFunc(ctx, func() { cancel(ctx.Err()) })()
+			id, err := m.restorePod(inner, f, dir, cfg, containers)
+			if err != nil && ctx.Err() != nil {
+				err = errors.Join(ctx.Err(), err)
+			}
+			return id, err
+		})
+		gaveUp := errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+		if own || !gaveUp || ctx.Err() != nil {
+			return id, err
 		}
-		return id, err
-	})
+	}
 }
 
 func (m *Manager) restorePod(ctx context.Context, f *flight, dir string, cfg *workload.Pod, containers []*workload.Container) (_ string, err error) {

@@ -72,7 +72,7 @@ type captured struct {
 
 // Find implements sandbox.Checkpoints.
 func (c podCheckpoints) Find(ctx context.Context, ref string) (sandbox.Checkpoint, error) {
-	if filepath.IsAbs(ref) {
+	if filepath.IsAbs(ref) && len(c.policy.archives) > 0 {
 		return c.archive(ctx, ref)
 	}
 	annotations, err := c.runtime.images.store.Annotations(ref)

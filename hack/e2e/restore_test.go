@@ -101,7 +101,17 @@ func TestRestoreFromArchive(t *testing.T) {
 		t.Errorf("status = %v; want created, with the image of the first container", s)
 	}
 	c.startIt(t)
+	// What was restored can be checkpointed again.
+	again := filepath.Join(dir, "again.tar")
+	c.goesOn(t)
+	if _, err := n.CheckpointContainer(ctx(t), &pb.CheckpointContainerRequest{ContainerId: c.id, Location: again}); err != nil {
+		t.Error(err)
+	}
 	c.wantGoesOn(t, last)
+	lines := c.lines(t)
+	p = n.runPod(t)
+	c = p.create(t, nil, func(c *pb.ContainerConfig) { c.Image.Image = again }).startIt(t)
+	c.wantGoesOn(t, lines[len(lines)-1])
 
 	elsewhere := filepath.Join(t.TempDir(), "checkpoint.tar")
 	if err := os.Link(archive, elsewhere); err != nil {
@@ -350,10 +360,15 @@ func (n *node) wantRestoreRefused(t *testing.T, good *pb.RestorePodRequest) {
 	if _, err := n.RestorePod(context.Background(), good); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "deadline") {
 		t.Errorf("without a deadline: %v; want InvalidArgument", err)
 	}
-	list, err := n.ListPodSandbox(ctx(t), &pb.ListPodSandboxRequest{})
-	if err != nil || len(list.Items) > 0 {
-		t.Errorf("left behind: %v, %v", list, err)
+	brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := n.RestorePod(brief, good); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("with a short deadline: %v; want DeadlineExceeded", err)
 	}
+	eventually(t, "nothing is left of what was refused", func() bool {
+		list, err := n.ListPodSandbox(ctx(t), &pb.ListPodSandboxRequest{})
+		return err == nil && len(list.Items) == 0
+	})
 }
 
 // rewrite copies an archive with one entry changed.
