@@ -229,7 +229,7 @@ func readPodCheckpoint(dir string, cfg *workload.Pod, containers []*workload.Con
 		switch {
 		case !ok:
 			missing = append(missing, name)
-		case file == "" || file != filepath.Base(file) || file == "..":
+		case file == "" || file != filepath.Base(file) || file == "." || file == "..":
 			return nil, invalid(at, "%s: %q is not the name of a file in it", podOptionsFile, file)
 		}
 		delete(rest, name)
