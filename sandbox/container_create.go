@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,6 +105,7 @@ func (m *Manager) makeContainer(ctx context.Context, f *flight, p *pod, cfg *wor
 		do   func() error
 	}{
 		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
+		{"image volumes", func() error { return m.cfg.Images.HoldVolumes(ctx, &c.Container) }},
 		{"layer", func() error { return m.makeLayer(facts, c, img) }},
 		{stepCheckpoint, func() error { return from.Unpack(ctx, facts, &c.Container, m.layerDir(c.ID)) }},
 		{"log", func() error { return makeLogDir(c.LogPath) }},
@@ -112,7 +114,8 @@ func (m *Manager) makeContainer(ctx context.Context, f *flight, p *pod, cfg *wor
 			return m.adjust(ctx, facts, c)
 		}},
 	} {
-		if s.name == "plugins" && m.cfg.Plugins == nil || s.name == stepCheckpoint && from == nil {
+		if s.name == "plugins" && m.cfg.Plugins == nil || s.name == "image volumes" && !hasImageVolume(cfg) ||
+			s.name == stepCheckpoint && from == nil {
 			continue
 		}
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {
@@ -138,6 +141,10 @@ func (m *Manager) checkContainer(p *Pod, c *ctr, from Checkpoint, expected bool)
 	}
 	c.Checkpoint = from.Name()
 	return from.Check(p, &c.Container, expected)
+}
+
+func hasImageVolume(cfg *workload.Container) bool {
+	return slices.ContainsFunc(cfg.Mounts, func(m workload.Mount) bool { return m.Image != nil })
 }
 
 // enroll makes a container known. A pod that is being stopped or removed meanwhile either finds it
