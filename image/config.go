@@ -48,7 +48,11 @@ type Config struct {
 	Verifiers string
 	// VerifierTimeout bounds one call of one program. Default 10 s.
 	VerifierTimeout time.Duration
-	Log             *slog.Logger
+	// Snapshotter is SnapshotAuto, the default, SnapshotOverlay or SnapshotNative.
+	Snapshotter string
+	// ContainersDir is a directory on the file system of those that Rootfs is given. Default Root.
+	ContainersDir string
+	Log           *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -64,6 +68,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxConcurrentDownloads <= 0 {
 		c.MaxConcurrentDownloads = max(3, runtime.NumCPU())
+	}
+	if c.ContainersDir == "" {
+		c.ContainersDir = c.Root
 	}
 	if c.Platform == nil {
 		p := platforms.DefaultSpec()

@@ -60,7 +60,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		ID: newID(), PodID: p.ID, Config: *cfg, ImageID: img.ID, ImageRef: img.Ref, LogPath: logPath,
 		StopSignal: firstOf(cfg.StopSignal, img.StopSignal, "SIGTERM"),
 	}}
-	if err := m.cfg.Runtime.Check(facts, &c.Container); err != nil {
+	if err := errors.Join(m.cfg.Runtime.Check(facts, &c.Container), m.cfg.Layers.Check(facts, &c.Container)); err != nil {
 		return "", err
 	}
 	free, err := m.locks.take(ctx, "container "+c.ID, "create")
@@ -162,6 +162,9 @@ func makeLogDir(path string) error {
 func (m *Manager) makeLayer(p *Pod, c *ctr, img *Image) error {
 	dir := m.layerDir(c.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	if err := m.cfg.Layers.Prepare(p, &c.Container, dir); err != nil {
 		return err
 	}
 	for i := range img.Volumes {

@@ -42,6 +42,7 @@ type parts struct {
 	streams     *cri.StreamServer
 	checkpoints podCheckpoints
 	plugins     *nri.Plugins // nil: NRI is off
+	layers      *podLayers
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -94,6 +95,10 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images := newPodImages(p.store, log)
+	copies := p.store.Snapshotter().Name == image.SnapshotNative
+	if p.layers, err = newPodLayers(cfg, copies, log); err != nil {
+		return nil, err
+	}
 	runtime, err := newPodRuntime(ctx, cfg, p.groups, images, log)
 	if err != nil {
 		return nil, err
@@ -104,6 +109,15 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
+	}
+	if copies {
+		images.copied = func(c *sandbox.Container, dir string) error {
+			pod, err := p.manager.Pod(c.PodID)
+			if err != nil {
+				return err
+			}
+			return p.layers.copied(pod, c, dir)
+		}
 	}
 	if p.plugins != nil {
 		if err := p.plugins.Start(p.manager); err != nil {
@@ -194,8 +208,10 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		ExecOutputMax:     int(cfg.ExecSyncOutputLimit),
 		Network:           podNetwork{p.networks},
 		Images:            images,
+		Layers:            p.layers,
+		Snapshotter:       map[string]string{image.SnapshotOverlay: "overlayfs", image.SnapshotNative: "native"}[p.store.Snapshotter().Name],
 		Runtime:           runtime,
-		Meter:             podMeter{runtime.oci, runtime.foreign},
+		Meter:             podMeter{runtime.oci, runtime.foreign, p.layers},
 		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Checkpoints:       p.checkpoints,
 		Log:               log,
@@ -220,6 +236,8 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		Pinned:                 cfg.PinnedImages,
 		Verifiers:              cfg.ImageVerifierDir,
 		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
+		Snapshotter:            cfg.Snapshotter,
+		ContainersDir:          filepath.Join(cfg.Root, "layers"),
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {
@@ -270,6 +288,7 @@ func (p *parts) close() error {
 	if p.plugins != nil {
 		p.plugins.Close()
 	}
+	errs = append(errs, p.layers.close())
 	if p.groups != nil {
 		errs = append(errs, p.groups.Close())
 	}

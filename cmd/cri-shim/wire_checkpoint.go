@@ -65,6 +65,9 @@ func (c podCheckpoints) Save(ctx context.Context, p *sandbox.Pod, ctr *sandbox.C
 	if ctr.Config.TTY {
 		return fmt.Errorf("a container with a terminal: its other end is the runtime's: %w by criu", errors.ErrUnsupported)
 	}
+	if exists(filepath.Join(layer, "root")) {
+		return fmt.Errorf("a checkpoint of a container whose root file system is a copy: what it changed is not known: %w", errors.ErrUnsupported)
+	}
 	spec, err := c.runtime.specs.load(ctr.ID)
 	if err != nil {
 		return err
