@@ -52,6 +52,8 @@ type Config struct {
 	Snapshotter string
 	// ContainersDir is a directory on the file system of those that Rootfs is given. Default Root.
 	ContainersDir string
+	// Pulled, if set, is told of each pull from a registry that has ended.
+	Pulled func(PullResult)
 	Log           *slog.Logger
 }
 

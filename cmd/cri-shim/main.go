@@ -62,6 +62,7 @@ func newCommand() *cli.Command {
 			imageCommand(),
 			gpuCommand(),
 			timelineCommand(),
+			metricsCommand(),
 			versionCommand(),
 		},
 	}

@@ -43,6 +43,8 @@ type parts struct {
 	checkpoints podCheckpoints
 	plugins     *nri.Plugins // nil: NRI is off
 	layers      *podLayers
+	metrics     *nodeMetrics
+	stopMetrics func()
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -75,13 +77,13 @@ func (p *parts) collectImages(interval time.Duration, log *slog.Logger) {
 
 // assemble makes the node from the packages that do the work, each behind its port.
 func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, err error) {
-	p := &parts{}
+	p := &parts{metrics: newNodeMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if p.store, err = openStore(ctx, cfg, log); err != nil {
+	if p.store, err = openStore(ctx, cfg, p.metrics, log); err != nil {
 		return nil, err
 	}
 	p.networks, err = cni.New(cni.Config{
@@ -132,6 +134,10 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if err != nil {
 		return nil, err
 	}
+	p.metrics.watch(p)
+	if p.stopMetrics, err = serveMetrics(context.WithoutCancel(ctx), cfg.MetricsListen, &p.metrics.set, log); err != nil {
+		return nil, err
+	}
 	images.holdVolumes(p.manager.Containers())
 	p.collectImages(cfg.ReconcileInterval.Duration, log)
 	return &node{close: p.close, services: cri.Options{
@@ -144,6 +150,8 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
+		Metrics:      p.metrics.set.Write,
+		Observe:      p.metrics.called,
 		Explain:      criImages{p.store},
 		Handlers:     handlers(cfg, handler(p.store, log), runtime.foreign),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
@@ -206,7 +214,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		ReconcileInterval: cfg.ReconcileInterval.Duration,
 		LogLineMax:        int(cfg.LogLineMax),
 		ExecOutputMax:     int(cfg.ExecSyncOutputLimit),
-		Network:           podNetwork{p.networks},
+		Network:           podNetwork{p.networks, p.metrics},
 		Images:            images,
 		Layers:            p.layers,
 		Snapshotter:       map[string]string{image.SnapshotOverlay: "overlayfs", image.SnapshotNative: "native"}[p.store.Snapshotter().Name],
@@ -222,7 +230,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	return sandbox.New(ctx, c)
 }
 
-func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*image.Store, error) {
+func openStore(ctx context.Context, cfg *config.Config, m *nodeMetrics, log *slog.Logger) (*image.Store, error) {
 	c := image.Config{
 		Root:                   filepath.Join(cfg.Root, "images"),
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
@@ -238,6 +246,7 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
 		Snapshotter:            cfg.Snapshotter,
 		ContainersDir:          filepath.Join(cfg.Root, "layers"),
+		Pulled:                 m.pulled,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {
@@ -278,6 +287,9 @@ func (p *parts) close() error {
 	if p.stop != nil {
 		p.stop()
 		p.background.Wait()
+	}
+	if p.stopMetrics != nil {
+		p.stopMetrics()
 	}
 	if p.streams != nil {
 		p.streams.Close()
