@@ -43,7 +43,7 @@ func TestRunPodBreakEveryStep(t *testing.T) {
 }
 
 func TestCreateContainerBreakEveryStep(t *testing.T) {
-	for _, step := range []string{"check", "hold", "hold image", "layer", "log"} {
+	for _, step := range []string{"check", "hold", "hold image", "prepare layer", "layer", "log"} {
 		t.Run(step, func(t *testing.T) {
 			h := newHost(t)
 			m := h.manager()
