@@ -54,7 +54,7 @@ type Config struct {
 	ContainersDir string
 	// Pulled, if set, is told of each pull from a registry that has ended.
 	Pulled func(PullResult)
-	Log           *slog.Logger
+	Log    *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -177,8 +177,9 @@ func (s *Store) tryIdmap() error {
 	return m.Close()
 }
 
-// copyLayers opens what a copy of the image is made of, top first.
-func (s *Store) copyLayers(r *record) (_ []copyLayer, err error) {
+// copyLayers opens what a copy of the image is made of, top first; writable ones have what is mounted over in every
+// container, as overlays do.
+func (s *Store) copyLayers(r *record, writable bool) (_ []copyLayer, err error) {
 	var all []copyLayer
 	defer func() {
 		if err != nil {
@@ -210,10 +211,13 @@ func (s *Store) copyLayers(r *record) (_ []copyLayer, err error) {
 			return all, err
 		}
 	}
-	if len(all) == 0 {
-		return all, add(s.path("empty"), nil)
+	switch {
+	case writable:
+		err = add(s.path("mountpoints"), nil)
+	case len(all) == 0:
+		err = add(s.path("empty"), nil)
 	}
-	return all, nil
+	return all, err
 }
 
 func closeLayers(all []copyLayer) {
@@ -223,7 +227,7 @@ func closeLayers(all []copyLayer) {
 }
 
 // copyTo makes the tree at path, which is there as a whole or not at all: after a crash it is made anew.
-func (s *Store) copyTo(ctx context.Context, r *record, path string, o owners, label string) (inodes int64, err error) {
+func (s *Store) copyTo(ctx context.Context, r *record, path string, writable bool, o owners, label string) (inodes int64, err error) {
 	tmp := path + ".tmp"
 	if err := os.RemoveAll(tmp); err != nil {
 		return 0, err
@@ -241,7 +245,7 @@ func (s *Store) copyTo(ctx context.Context, r *record, path string, o owners, la
 		return 0, err
 	}
 	defer dst.Close()
-	layers, err := s.copyLayers(r)
+	layers, err := s.copyLayers(r, writable)
 	if err != nil {
 		return 0, err
 	}
@@ -263,7 +267,7 @@ func (s *Store) nativeRootfs(ctx context.Context, r *record, dir string, o Rootf
 		}
 	}
 	if _, err := os.Lstat(root); errors.Is(err, fs.ErrNotExist) {
-		if _, err := s.copyTo(ctx, r, root, own, o.SELinuxLabel); err != nil {
+		if _, err := s.copyTo(ctx, r, root, true, own, o.SELinuxLabel); err != nil {
 			return nil, err
 		}
 	} else if err != nil {
@@ -304,7 +308,7 @@ func (s *Store) makeView(ctx context.Context, r *record, path string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if _, err := s.copyTo(ctx, r, path, owners{}, ""); err != nil {
+	if _, err := s.copyTo(ctx, r, path, false, owners{}, ""); err != nil {
 		return err
 	}
 	return s.countView(ctx, r.ID)

@@ -62,7 +62,7 @@ func treeOf(t testing.TB, root string) map[string]string {
 			return err
 		}
 		when := fmt.Sprint(st.Mtim.Nano())
-		if st.Mode&sys.FileTypeMask == sys.FileDir && st.Mtim.Sec != 1e9 {
+		if st.Mtim.Sec != 1e9 {
 			when = "that of unpacking" // no entry says
 		}
 		text := fmt.Sprintf("%o %d:%d mtime %s", st.Mode, st.Uid, st.Gid, when)
@@ -248,7 +248,8 @@ func TestNativeIsWhatOverlayShows(t *testing.T) {
 		want[ref] = treeOf(t, inRootfs(t, o, a.ID, RootfsOptions{}))
 		entries += len(want[ref])
 		sameTrees(t, ref, treeOf(t, inRootfs(t, n, b.ID, RootfsOptions{})), want[ref])
-		sameTrees(t, ref+" read-only", treeOf(t, inRootfs(t, n, b.ID, RootfsOptions{Readonly: true})), want[ref])
+		sameTrees(t, ref+" read-only", treeOf(t, inRootfs(t, n, b.ID, RootfsOptions{Readonly: true})),
+			treeOf(t, inRootfs(t, o, a.ID, RootfsOptions{Readonly: true})))
 		rep, err := n.Verify(t.Context(), VerifyOptions{Images: []string{b.ID}})
 		if err != nil || len(rep.Damaged) > 0 {
 			t.Errorf("Verify(%s) = %+v, %v; want nothing damaged", ref, rep, err)
