@@ -147,7 +147,7 @@ func TestExportImport(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("Import() (-want +got):\n%s", diff)
 			}
-			fs := inRootfs(t, s2, "sha256:"+one.ID.Encoded(), RootfsOptions{})
+			fs := inRootfs(t, s2, "sha256:"+one.ID.Encoded(), RootfsOptions{Readonly: true})
 			if got := strings.Join(names(t, fs+"/etc"), " "); got != "b" {
 				t.Errorf("etc has %q; want b", got)
 			}

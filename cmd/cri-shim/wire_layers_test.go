@@ -2,6 +2,8 @@ package main
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -52,5 +54,18 @@ func TestLayerLimit(t *testing.T) {
 				t.Errorf("limitOf = %d, %v; want %d", got, err, tt.want)
 			}
 		})
+	}
+}
+
+// TestCheckpointOfACopy: an archive without what the container changed would restore another container.
+func TestCheckpointOfACopy(t *testing.T) {
+	layer := t.TempDir()
+	if err := os.Mkdir(filepath.Join(layer, "root"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "c.tar")
+	err := podCheckpoints{}.Save(t.Context(), &sandbox.Pod{}, &sandbox.Container{}, layer, t.TempDir(), archive)
+	if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "is a copy") {
+		t.Errorf("Save = %v; want it refused since the root is a copy", err)
 	}
 }

@@ -134,6 +134,9 @@ func (x *extractor) unmarkBelow(parent int, base string) error {
 // settleMarks makes the result's marks of what was noted: whether a deleted path is a whiteout is known at the end, when
 // the layer has nothing there.
 func (x *extractor) settleMarks() error {
+	if !x.opts.KeepMarks {
+		return nil
+	}
 	m := &Marks{}
 	for p, opaque := range x.marks {
 		dir, base := path.Split(p)
