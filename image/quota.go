@@ -114,18 +114,26 @@ func (q *Quota) Assign(dir string, limit uint64) error {
 		return err
 	}
 	defer f.Close()
+	// Numbers that others have, or that deleted files are still counted for (xfs counts later), are asked for again the next
+	// time.
+	var taken []uint32
+	defer func() {
+		for _, id := range taken {
+			q.free(id)
+		}
+	}()
 	for {
 		id, err := q.take()
 		if err != nil {
 			return err
 		}
-		if err := q.assign(f, id, limit); err == nil || !errors.Is(err, errTaken) {
-			if err != nil {
-				q.free(id)
-			}
+		if err = q.assign(f, id, limit); err == nil {
+			return nil
+		}
+		taken = append(taken, id)
+		if !errors.Is(err, errTaken) {
 			return err
 		}
-		// It stays marked as used: whoever has it is not ours.
 	}
 }
 
