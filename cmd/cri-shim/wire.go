@@ -247,6 +247,10 @@ func openStore(ctx context.Context, cfg *config.Config, m *nodeMetrics, log *slo
 		Snapshotter:            cfg.Snapshotter,
 		ContainersDir:          filepath.Join(cfg.Root, "layers"),
 		Pulled:                 m.pulled,
+		SignaturePolicy:        cfg.SignaturePolicy,
+		SignatureSources:       cfg.SignatureSourcesDir,
+		DecryptionKeys:         cfg.DecryptionKeys,
+		TrustProgram:           cfg.TrustProgram,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {
