@@ -1,10 +1,12 @@
 package cri
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 
 	"google.golang.org/grpc"
@@ -21,6 +23,7 @@ import (
 const (
 	adminName         = "crishim.admin.v1.Admin"
 	adminTimeline     = "/" + adminName + "/Timeline"
+	adminMetrics      = "/" + adminName + "/Metrics"
 	adminImageWhy     = "/" + adminName + "/ImageWhy"
 	adminImportImages = "/" + adminName + "/ImportImages"
 	adminExportImages = "/" + adminName + "/ExportImages"
@@ -32,6 +35,7 @@ type adminServer interface {
 	timeline(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	devicesInUse(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	imageWhy(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
+	metricsText(ctx context.Context, in *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error)
 	imageAdmin() ImageAdmin
 	importImages(stream grpc.ServerStream) error
 	exportImages(stream grpc.ServerStream) error
@@ -43,6 +47,7 @@ var adminDesc = grpc.ServiceDesc{
 	HandlerType: (*adminServer)(nil),
 	Methods: append([]grpc.MethodDesc{
 		adminMethod(adminTimeline, adminServer.timeline),
+		adminMethod(adminMetrics, adminServer.metricsText),
 		adminMethod(adminImageWhy, adminServer.imageWhy),
 		adminMethod(adminDevices, adminServer.devicesInUse),
 	}, imageMethods...),
@@ -85,6 +90,18 @@ type adminService struct {
 	explainer Explainer
 	images    ImageAdmin
 	devices   func() ([]DeviceUse, error)
+	metrics   func(io.Writer) error
+}
+
+func (a *adminService) metricsText(context.Context, *wrapperspb.BytesValue) (*wrapperspb.BytesValue, error) {
+	if a.metrics == nil {
+		return nil, fmt.Errorf("metrics: %w", errors.ErrUnsupported)
+	}
+	var b bytes.Buffer
+	if err := a.metrics(&b); err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	return &wrapperspb.BytesValue{Value: b.Bytes()}, nil
 }
 
 // importImages reads an archive from the client's stream and answers with the names in it.

@@ -34,6 +34,15 @@ func (c *AdminClient) Timelines(ctx context.Context, id string) ([]Timeline, err
 	return timelines, nil
 }
 
+// Metrics are those of the daemon, in Prometheus' text format.
+func (c *AdminClient) Metrics(ctx context.Context) ([]byte, error) {
+	out := new(wrapperspb.BytesValue)
+	if err := c.conn.Invoke(ctx, adminMetrics, &wrapperspb.BytesValue{}, out); err != nil {
+		return nil, err
+	}
+	return out.GetValue(), nil
+}
+
 // Import sends an archive, an OCI layout or docker's, and returns the names of its images.
 func (c *AdminClient) Import(ctx context.Context, archive io.Reader, o image.ImportOptions) ([]string, error) {
 	options, err := json.Marshal(o)

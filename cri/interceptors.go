@@ -18,9 +18,19 @@ import (
 // slowCall is how long a call that only reads may take before it is worth a line.
 const slowCall = time.Second
 
-// unaryInterceptor gives errors their codes, logs each call once and keeps a panic from
+// Observer is told of each call that has ended: its name, its code, and how long it took. A stream takes as long as its
+// client likes.
+type Observer func(op, code string, stream bool, took time.Duration)
+
+func (o Observer) call(method string, stream bool, start time.Time, err error) {
+	if o != nil {
+		o(path.Base(method), status.Code(err).String(), stream, time.Since(start))
+	}
+}
+
+// unaryInterceptor gives errors their codes, logs and counts each call once and keeps a panic from
 // ending the daemon.
-func unaryInterceptor(log *slog.Logger) grpc.UnaryServerInterceptor {
+func unaryInterceptor(log *slog.Logger, seen Observer) grpc.UnaryServerInterceptor {
 	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
 		start := time.Now()
 		defer func() {
@@ -28,6 +38,7 @@ func unaryInterceptor(log *slog.Logger) grpc.UnaryServerInterceptor {
 				resp, err = nil, panicked(ctx, log, info.FullMethod, p)
 			}
 			err = statusOf(info.FullMethod, err)
+			seen.call(info.FullMethod, false, start, err)
 			logCall(ctx, log, info.FullMethod, time.Since(start), req, resp, err)
 		}()
 		return next(ctx, req)
@@ -35,7 +46,7 @@ func unaryInterceptor(log *slog.Logger) grpc.UnaryServerInterceptor {
 }
 
 // streamInterceptor does the same for streams.
-func streamInterceptor(log *slog.Logger) grpc.StreamServerInterceptor {
+func streamInterceptor(log *slog.Logger, seen Observer) grpc.StreamServerInterceptor {
 	return func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 		start := time.Now()
 		defer func() {
@@ -43,6 +54,7 @@ func streamInterceptor(log *slog.Logger) grpc.StreamServerInterceptor {
 				err = panicked(stream.Context(), log, info.FullMethod, p)
 			}
 			err = statusOf(info.FullMethod, err)
+			seen.call(info.FullMethod, true, start, err)
 			logCall(stream.Context(), log, info.FullMethod, time.Since(start), nil, nil, err)
 		}()
 		return next(srv, stream)
@@ -94,7 +106,7 @@ func callLevel(op string, took time.Duration, err error) slog.Level {
 // readsOnly says whether a call changes nothing.
 func readsOnly(op string) bool {
 	switch op {
-	case "Version", "Status", "RuntimeConfig", "ExecSync", "ImageFsInfo", "Timeline":
+	case "Version", "Status", "RuntimeConfig", "ExecSync", "ImageFsInfo", "Timeline", "Metrics":
 		return true
 	}
 	return strings.HasPrefix(op, "List") || strings.HasPrefix(op, "Stream") ||

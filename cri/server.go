@@ -2,6 +2,7 @@ package cri
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"math"
 	"time"
@@ -44,6 +45,10 @@ type Options struct {
 	ImageAdmin ImageAdmin
 	// Devices tells what running containers have; nil: the call is unimplemented.
 	Devices func() ([]DeviceUse, error)
+	// Metrics writes those of the daemon; nil: the call is unimplemented.
+	Metrics func(io.Writer) error
+	// Observe, if set, is told of each call.
+	Observe Observer
 	// CgroupDriver is who makes the cgroups of pods: "cgroupfs", the default, or "systemd".
 	CgroupDriver string
 	// MaxRequest is the largest request taken, in bytes; 0 is 16 MiB.
@@ -64,8 +69,8 @@ func NewServer(o Options) *grpc.Server {
 		o.MaxRequest = defaultMaxRequest
 	}
 	s := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(unaryInterceptor(o.Log)),
-		grpc.ChainStreamInterceptor(streamInterceptor(o.Log)),
+		grpc.ChainUnaryInterceptor(unaryInterceptor(o.Log, o.Observe)),
+		grpc.ChainStreamInterceptor(streamInterceptor(o.Log, o.Observe)),
 		grpc.MaxRecvMsgSize(o.MaxRequest),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		// A connection holds these for its life; clients on a node send small messages.
@@ -76,7 +81,7 @@ func NewServer(o Options) *grpc.Server {
 	)
 	pb.RegisterRuntimeServiceServer(s, newRuntimeService(o))
 	pb.RegisterImageServiceServer(s, &imageService{images: o.Images, writable: o.WritableLayers, handlers: handlerSet(o.Handlers)})
-	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, images: o.ImageAdmin, devices: o.Devices})
+	registerAdmin(s, &adminService{runtime: o.Runtime, archives: o.Archives, explainer: o.Explain, images: o.ImageAdmin, devices: o.Devices, metrics: o.Metrics})
 	return s
 }
 

@@ -8,12 +8,12 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
 
@@ -173,17 +173,20 @@ func (st *stack) look(i int, p string) (state int, stat syscall.Stat_t, err erro
 		stat, err = sys.Lstatat(root, p[:n])
 		switch {
 		case errors.Is(err, syscall.ENOENT):
+			if st.infos[i].Marks.IsWhiteout(p[:n]) {
+				state = covers
+			}
 			return state, stat, nil
 		case err != nil:
 			return 0, stat, err
 		case stat.Mode&sys.FileTypeMask != sys.FileDir:
 			return covers, stat, nil
 		}
-		v, err := sys.Getxattrat(root, p[:n], "trusted.overlay.opaque")
+		opaque, err := layer.OpaqueDir(root, p[:n])
 		if err != nil {
 			return 0, stat, err
 		}
-		if string(v) == "y" {
+		if opaque || st.infos[i].Marks.IsOpaque(p[:n]) {
 			state |= covers
 		}
 	}
@@ -272,7 +275,7 @@ func copyXattrs(dst int, dp string, src int, sp string) error {
 		return err
 	}
 	for _, n := range names {
-		if strings.HasPrefix(n, "trusted.overlay.") {
+		if layer.IsOverlayXattr(n) {
 			continue
 		}
 		v, err := sys.Getxattrat(src, sp, n)

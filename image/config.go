@@ -49,6 +49,12 @@ type Config struct {
 	Verifiers string
 	// VerifierTimeout bounds one call of one program. Default 10 s.
 	VerifierTimeout time.Duration
+	// Snapshotter is SnapshotAuto, the default, SnapshotOverlay or SnapshotNative.
+	Snapshotter string
+	// ContainersDir is a directory on the file system of those that Rootfs is given. Default Root.
+	ContainersDir string
+	// Pulled, if set, is told of each pull from a registry that has ended.
+	Pulled func(PullResult)
 	// SignaturePolicy is a file as in containers-policy.json(5) that says whose signatures images need; "" is none. See
 	// signatures.go.
 	SignaturePolicy string
@@ -75,6 +81,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxConcurrentDownloads <= 0 {
 		c.MaxConcurrentDownloads = max(3, runtime.NumCPU())
+	}
+	if c.ContainersDir == "" {
+		c.ContainersDir = c.Root
 	}
 	if c.Platform == nil {
 		p := platforms.DefaultSpec()

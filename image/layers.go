@@ -27,6 +27,8 @@ type layerInfo struct {
 	Whiteouts int64         `json:"whiteouts,omitempty"`
 	Opaque    bool          `json:"opaque,omitempty"`
 	Implied   []string      `json:"implied,omitempty"`
+	// Marks are the layer's whiteouts where they are not in its tree.
+	Marks *layer.Marks `json:"marks,omitempty"`
 	// Sealed: what it was made of was encrypted. Whoever has it in plain has to prove that (see proveLayer).
 	Sealed bool `json:"sealed,omitempty"`
 	// Boot is the kernel's boot ID when the layer was committed. The data of a layer that no image has come to need
@@ -36,6 +38,8 @@ type layerInfo struct {
 }
 
 const layerVersion = 1
+
+func layerJSON(info *layerInfo) ([]byte, error) { return json.Marshal(info) }
 
 // layerSet is the layers on disk and those in the making, by diff ID. Each is made once, whoever asks for it.
 type layerSet struct {
@@ -180,9 +184,9 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, 
 	}
 	info := &layerInfo{
 		Version: layerVersion, DiffID: id, Size: res.DiskSize, Inodes: res.Inodes, TarSize: res.TarSize,
-		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Sealed: key != nil, Boot: s.boot, CreatedAt: time.Now().UTC(),
+		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Marks: res.Marks, Sealed: key != nil, Boot: s.boot, CreatedAt: time.Now().UTC(),
 	}
-	record, err := json.Marshal(info)
+	record, err := layerJSON(info)
 	if err != nil {
 		return nil, err
 	}
@@ -235,7 +239,7 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id di
 	defer replaced.Close()
 
 	return fetchInto(ctx, b, id, dir, program, key, layer.Options{
-		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced,
+		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced, KeepMarks: s.copies,
 	})
 }
 

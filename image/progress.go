@@ -57,6 +57,27 @@ type stageTime struct {
 	at   time.Time
 }
 
+// PullResult is how a pull ended and where its time went. Fetching and unpacking are one stage, split as for the log.
+type PullResult struct {
+	Err                            error
+	Took                           time.Duration
+	Resolve, Fetch, Unpack, Commit time.Duration
+	Bytes                          int64 // from the network
+}
+
+// result ends a pull.
+func (p *progress) result(err error) PullResult {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r := PullResult{Err: err, Took: time.Since(p.start), Resolve: p.took(stageResolve), Commit: p.took(stageCommit), Bytes: p.network.Load()}
+	layers := p.took(stageLayers)
+	if b := p.building.Load(); b > 0 {
+		r.Fetch = time.Duration(float64(layers) * min(1, float64(p.waited.Load())/float64(b)))
+	}
+	r.Unpack = layers - r.Fetch
+	return r
+}
+
 func newProgress(ref string) *progress {
 	now := time.Now()
 	return &progress{ref: ref, start: now, stages: []stageTime{{stageResolve, now}}}
@@ -151,18 +172,14 @@ func (p *progress) took(stage string) time.Duration {
 // attrs are the figures for the log, the time split. Layers are fetched and unpacked at once and several at a time: the
 // time of that stage is split as its layers' own time was, between waiting for the network and the rest.
 func (p *progress) attrs() []any {
+	r := p.result(nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	layers := p.took(stageLayers)
-	fetch := time.Duration(0)
-	if b := p.building.Load(); b > 0 {
-		fetch = time.Duration(float64(layers) * min(1, float64(p.waited.Load())/float64(b)))
-	}
 	round := func(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 	out := []any{
-		slog.Duration("resolve", round(p.took(stageResolve))), slog.Duration("fetch", round(fetch)),
-		slog.Duration("unpack", round(layers-fetch)), slog.Duration("commit", round(p.took(stageCommit))),
-		slog.Int64("fetched", p.network.Load()),
+		slog.Duration("resolve", round(r.Resolve)), slog.Duration("fetch", round(r.Fetch)),
+		slog.Duration("unpack", round(r.Unpack)), slog.Duration("commit", round(r.Commit)),
+		slog.Int64("fetched", r.Bytes),
 	}
 	if p.host != "" {
 		out = append(out, slog.String("host", p.host))

@@ -57,9 +57,12 @@ func pullKey(named reference.Named, auth *Auth, p ocispec.Platform) string {
 	return fmt.Sprintf("%s %s %x", named, platforms.FormatAll(p), sha256.Sum256(b))
 }
 
-func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p ocispec.Platform) (*Image, error) {
+func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p ocispec.Platform) (_ *Image, err error) {
 	seen := newProgress(named.String())
 	defer s.watch(seen)()
+	if s.cfg.Pulled != nil {
+		defer func() { s.cfg.Pulled(seen.result(err)) }()
+	}
 	s.log.Info("pulling image", "image", named.String())
 	reg, err := s.openRegistry(ctx, named, auth)
 	if err != nil {
@@ -371,7 +374,8 @@ type pullCall struct {
 	err     error
 }
 
-var errAbandoned = errors.New("every client has given up")
+// ErrAbandoned: nobody waits for the pull any more.
+var ErrAbandoned = errors.New("every client has given up")
 
 // do runs f, or waits for the call with that key that already runs it. f's context is that of base, cancelled when
 // nobody waits any more.
@@ -407,7 +411,7 @@ func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Con
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if c.waiters--; c.waiters == 0 {
-		c.cancel(errAbandoned)
+		c.cancel(ErrAbandoned)
 		if g.m[key] == c {
 			delete(g.m, key) // who comes now starts anew
 		}

@@ -53,6 +53,9 @@ func (s *Store) recover(ctx context.Context) error {
 			r.landing = new(int)
 		}
 		s.publish(r)
+		if err := s.recoverViews(ctx, r.ID); err != nil {
+			return err
+		}
 		s.settleAgain(r)
 	}
 	return s.dropUnsynced()
@@ -105,6 +108,9 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	}
 	if err == nil {
 		_, err = os.Lstat(filepath.Join(dir, "fs"))
+	}
+	if err == nil && info.Marks != nil && !s.copies {
+		err = s.settleMarks(dir, info)
 	}
 	if err != nil {
 		return errors.Join(err, s.discard(dir))

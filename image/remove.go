@@ -63,6 +63,7 @@ func (s *Store) removeRecord(r *record) error {
 	old := s.images[r.ID]
 	held := s.held(r.ID)
 	if !held {
+		delete(s.viewUse, r.ID)
 		s.unpublish(r.ID) // nobody can hold it from here on
 	}
 	s.mu.Unlock()

@@ -23,12 +23,15 @@ type RootfsOptions struct {
 	// UserNS maps the owners of the image's files: an open user namespace. The writable layer belongs to its root.
 	// The file system of the store must support idmapped mounts, and overlayfs on them needs Linux 5.19.
 	UserNS *os.File
+	// UIDs and GIDs are the mappings of UserNS, for copies on a file system that has no idmapped mounts.
+	UIDs, GIDs []sys.IDMap
 }
 
 // Rootfs mounts the image for one container and returns the mount, detached: it is in no mount namespace, and is gone
 // when the returned file is closed and whatever it was moved to is gone. dir is the container's own directory; its
 // writable layer is made there as upper/ and work/ (not with Readonly; dir may be empty then). When there is an
-// upper/ from before, its content is taken over.
+// upper/ from before, its content is taken over. Where overlay cannot be used (Snapshotter), root/ there is a copy of the
+// image.
 //
 // The caller holds the image (Hold) as long as the mount lives. id is an image ID or a reference.
 func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ *os.File, err error) {
@@ -48,10 +51,16 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 	if r == nil {
 		return nil, ErrNotFound
 	}
+	if s.copies && !o.Readonly {
+		return s.nativeRootfs(ctx, r, dir, o)
+	}
 	lower, plain, err := s.lowerDirs(r, o)
 	defer closeAll(lower)
 	if err != nil {
 		return nil, err
+	}
+	if s.copies && (!plain || o.SELinuxLabel != "") {
+		return s.nativeView(ctx, r, o)
 	}
 	if o.Readonly {
 		return s.readonlyRootfs(lower, plain, o)
@@ -172,6 +181,15 @@ func makeUpper(path string, top *os.File) (*os.File, error) {
 
 // UserNamespaces is nil if images can be mounted for containers in user namespaces: Rootfs with UserNS. It is tried out.
 func (s *Store) UserNamespaces() error {
+	if s.copies {
+		// Where mounts of copies cannot be idmapped, their files are given to the namespace's users.
+		ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
+		ns, err := sys.NewUserNamespace(ids, ids)
+		if err != nil {
+			return err
+		}
+		return ns.Close()
+	}
 	ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
 	ns, err := sys.NewUserNamespace(ids, ids)
 	if err != nil {

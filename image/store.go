@@ -6,7 +6,8 @@
 //	layers/ALGO/HEX/     a verified layer, by diff ID: fs/ (the tree, with overlayfs's whiteouts), layer.json,
 //	                     frame (what the tar stream had besides file contents, for export), and replaced/ (contents
 //	                     that a later entry replaced) if there are any
-//	images/ALGO/HEX/     an image, by ID: image.json, and attrs/ where it needs one (see attrs.go)
+//	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), and view-BOOT/, a copy
+//	                     to be mounted read-only, where overlay cannot be used (see snapshot.go)
 //	ingest/              what is not verified; emptied at start
 //	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
 //	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
@@ -50,6 +51,10 @@ type Store struct {
 	pulls  pullGroup
 	gzip   string // a program that is faster than ours; "" for none
 
+	snapshotter Snapshotter
+	copies      bool          // root file systems are copies
+	viewing     chan struct{} // has room for one: views are made one after another
+
 	// change serialises the changes of records on disk; no reader takes it.
 	change sync.Mutex
 	mu     sync.RWMutex // of what follows; held over memory only
@@ -58,6 +63,8 @@ type Store struct {
 	names  map[string]digest.Digest
 	holds  map[string]map[digest.Digest]struct{} // by owner
 	broken []Problem
+	// viewUse is what the read-only copies of images take (Snapshotter).
+	viewUse map[digest.Digest]FSInfo
 	// progress is of the pulls that go on.
 	progress map[*progress]struct{}
 	// partials are the blobs whose download is being put aside.
@@ -96,7 +103,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
 		progress: map[*progress]struct{}{},
 		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
-		gzip: cfg.gzipProgram(),
+		gzip: cfg.gzipProgram(), viewing: make(chan struct{}, 1), viewUse: map[digest.Digest]FSInfo{},
 	}
 	s.ctx, s.cancel = context.WithCancelCause(containerdLog(context.WithoutCancel(ctx), cfg.Log))
 	if err := s.open(ctx); err != nil {
@@ -137,6 +144,9 @@ func (s *Store) open(ctx context.Context) error {
 		return err
 	}
 	s.boot = strings.TrimSpace(string(boot))
+	if err := s.chooseSnapshotter(); err != nil {
+		return err
+	}
 	return s.recover(ctx)
 }
 

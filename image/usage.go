@@ -37,6 +37,10 @@ func (s *Store) FSInfo(ctx context.Context) (FSInfo, error) {
 		info.Bytes += uint64(len(r.ConfigRaw) + len(r.ManifestRaw))
 		info.Inodes += 2
 	}
+	for _, v := range s.viewUse {
+		info.Bytes += v.Bytes
+		info.Inodes += v.Inodes
+	}
 	return info, nil
 }
 

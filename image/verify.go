@@ -156,6 +156,9 @@ func (s *Store) damage(ctx context.Context, id digest.Digest, images []*record, 
 		return d
 	}
 	err := s.repairLayer(ctx, id, images)
+	if err == nil {
+		err = s.setViewsAside(images, id)
+	}
 	if d.Repaired = err == nil; !d.Repaired {
 		d.Error = err.Error()
 		s.log.Error("damaged layer is not repaired", "layer", id, "err", err)

@@ -136,11 +136,12 @@ const stepCheckpoint = "checkpoint"
 
 // checkContainer refuses what could never be started.
 func (m *Manager) checkContainer(p *Pod, c *ctr, from Checkpoint, expected bool) error {
+	layer := m.cfg.Layers.Check(p, &c.Container)
 	if from == nil {
-		return m.cfg.Runtime.Check(p, &c.Container)
+		return errors.Join(m.cfg.Runtime.Check(p, &c.Container), layer)
 	}
 	c.Checkpoint = from.Name()
-	return from.Check(p, &c.Container, expected)
+	return errors.Join(from.Check(p, &c.Container, expected), layer)
 }
 
 func hasImageVolume(cfg *workload.Container) bool {
@@ -195,6 +196,9 @@ func makeLogDir(path string) error {
 func (m *Manager) makeLayer(p *Pod, c *ctr, img *Image) error {
 	dir := m.layerDir(c.ID)
 	if err := os.Mkdir(dir, 0o711); err != nil {
+		return err
+	}
+	if err := m.cfg.Layers.Prepare(p, &c.Container, dir); err != nil {
 		return err
 	}
 	for i := range img.Volumes {

@@ -93,7 +93,7 @@ func (m *Manager) emptyTrash() {
 	defer m.trash.Unlock()
 	entries, err := os.ReadDir(m.trashDir())
 	for _, e := range entries {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(m.trashDir(), e.Name())))
+		err = errors.Join(err, m.cfg.Layers.Remove(filepath.Join(m.trashDir(), e.Name())))
 	}
 	if err != nil {
 		m.cfg.Log.Warn("delete removed layers", "err", err)

@@ -40,6 +40,8 @@ type events struct {
 	mu     sync.Mutex
 	all    map[*Subscription]bool
 	closed bool
+	sent   uint64 // to a subscriber each
+	missed uint64
 }
 
 // Subscription is one client's view of the events from its beginning on.
@@ -118,11 +120,20 @@ func (es *events) publish(e *Event) {
 	for s := range es.all {
 		if s.missed > 0 || len(s.queue) >= eventBacklog {
 			s.missed++
+			es.missed++
 			continue
 		}
 		s.queue = append(s.queue, e)
+		es.sent++
 		s.poke()
 	}
+}
+
+// EventCounts says how many clients there are for events, and how many were queued for one of them or missed by one.
+func (m *Manager) EventCounts() (clients int, sent, missed uint64) {
+	m.events.mu.Lock()
+	defer m.events.mu.Unlock()
+	return len(m.events.all), m.events.sent, m.events.missed
 }
 
 func (es *events) close() {

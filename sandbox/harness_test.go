@@ -140,7 +140,7 @@ func (h *host) manager() *Manager {
 		Root: root, State: filepath.Join(h.dir, "state"), NetnsDir: filepath.Join(h.dir, "netns"),
 		Programs: Programs{Supervisor: exe, Init: cmp.Or(h.programs.Init, exe), InitID: cmp.Or(h.programs.InitID, "one")}, PodsPerSupervisor: h.perSupervisor,
 		OperationTimeout: h.operation, CleanupTimeout: 20 * time.Second, KillTimeout: 10 * time.Second, ExecOutputMax: 1 << 20,
-		Network: h, Images: h, Runtime: h, Meter: meter{h}, Limits: &h.limits, Failpoint: h.step,
+		Network: h, Images: h, Layers: plainLayers{h}, Runtime: h, Meter: meter{h}, Limits: &h.limits, Failpoint: h.step,
 		Log: h.log(),
 	})
 	if err != nil {
@@ -257,6 +257,13 @@ func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, er
 	f, err := os.Open("/")
 	return f, errors.Join(err, h.step("rootfs"))
 }
+
+// plainLayers are folders without limits.
+type plainLayers struct{ h *host }
+
+func (plainLayers) Check(*Pod, *Container) error             { return nil }
+func (l plainLayers) Prepare(*Pod, *Container, string) error { return l.h.step("prepare layer") }
+func (plainLayers) Remove(dir string) error                  { return os.RemoveAll(dir) }
 
 func (h *host) Check(*Pod, *Container) error {
 	h.mu.Lock()

@@ -24,6 +24,7 @@ type Config struct {
 	Programs Programs
 	// SupervisorProcs are cgroup.procs files that a new supervisor enters.
 	SupervisorProcs   []string
+	Snapshotter       string // of containers that have not been started: containerd's name
 	PodsPerSupervisor int
 	OperationTimeout  time.Duration // of RunPod, CreateContainer and StartContainer as a whole
 	CleanupTimeout    time.Duration // of an undo
@@ -33,6 +34,7 @@ type Config struct {
 	ExecOutputMax     int           // bytes of each stream
 	Network           Network
 	Images            Images
+	Layers            Layers
 	Runtime           Runtime
 	Meter             Meter
 	Limits            Limits

@@ -46,7 +46,7 @@ func TestRunPodBreakEveryStep(t *testing.T) {
 func TestCreateContainerBreakEveryStep(t *testing.T) {
 	config := containerConfig("c")
 	config.Mounts = append(config.Mounts, workload.Mount{ContainerPath: "/v", Image: &workload.ImageSpec{Image: "data"}})
-	for _, step := range []string{"check", "hold", "hold image", "volumes", "image volumes", "layer", "log"} {
+	for _, step := range []string{"check", "hold", "hold image", "volumes", "image volumes", "prepare layer", "layer", "log"} {
 		t.Run(step, func(t *testing.T) {
 			h := newHost(t)
 			m := h.manager()

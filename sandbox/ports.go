@@ -38,6 +38,16 @@ type Images interface {
 	HoldVolumes(ctx context.Context, c *Container) error
 }
 
+// Layers limits what containers write.
+type Layers interface {
+	// Check refuses, at creation, a limit that cannot be had.
+	Check(p *Pod, c *Container) error
+	// Prepare limits a container's own folder, which is empty.
+	Prepare(p *Pod, c *Container, dir string) error
+	// Remove deletes such a folder, which may have been moved, with all that is in it.
+	Remove(dir string) error
+}
+
 // Image is what a container needs to know of its image.
 type Image struct {
 	ID         string // "sha256:…"

@@ -76,7 +76,7 @@ func (m *Manager) ContainerVerbose(id string) (map[string]any, error) {
 	}
 	values := map[string]any{
 		"sandboxID": c.PodID, "pid": pid, "config": &c.Config, "resources": c.Limits(),
-		"snapshotter": "overlayfs", "snapshotKey": c.ID, "layer": m.layerDir(c.ID), "rootfs": root,
+		"snapshotter": m.snapshotter(c.ID), "snapshotKey": c.ID, "layer": m.layerDir(c.ID), "rootfs": root,
 		"image": map[string]string{"id": c.ImageID, "ref": c.ImageRef}, "logPath": c.LogPath, "stopSignal": c.StopSignal,
 		"timeline": timelineText(c.Timeline),
 	}
@@ -84,6 +84,16 @@ func (m *Manager) ContainerVerbose(id string) (map[string]any, error) {
 		values["runtimeHandler"], values["supervisor"] = p.Config.Handler, m.pool.describe(p.Supervisor)
 	}
 	return values, nil
+}
+
+// snapshotter is containerd's name for how a container's root file system is made.
+func (m *Manager) snapshotter(id string) string {
+	for folder, name := range map[string]string{"upper": "overlayfs", "root": "native"} {
+		if _, err := os.Lstat(filepath.Join(m.layerDir(id), folder)); err == nil {
+			return name
+		}
+	}
+	return m.cfg.Snapshotter
 }
 
 // SupervisorInfo is what is told of a supervisor.

@@ -64,6 +64,7 @@ func newCommand() *cli.Command {
 			imageCommand(),
 			gpuCommand(),
 			timelineCommand(),
+			metricsCommand(),
 			versionCommand(),
 		},
 	}

@@ -42,6 +42,9 @@ type parts struct {
 	streams     *cri.StreamServer
 	checkpoints podCheckpoints
 	plugins     *nri.Plugins // nil: NRI is off
+	layers      *podLayers
+	metrics     *nodeMetrics
+	stopMetrics func()
 
 	stop       context.CancelFunc
 	background sync.WaitGroup
@@ -72,13 +75,13 @@ func (p *parts) collectImages(ctx context.Context, interval time.Duration, log *
 
 // assemble makes the node from the packages that do the work, each behind its port.
 func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *node, err error) {
-	p := &parts{}
+	p := &parts{metrics: newNodeMetrics()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.close())
 		}
 	}()
-	if p.store, err = openStore(ctx, cfg, log); err != nil {
+	if p.store, err = openStore(ctx, cfg, p.metrics, log); err != nil {
 		return nil, err
 	}
 	p.networks, err = cni.New(cni.Config{
@@ -92,6 +95,10 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images := newPodImages(p.store, log)
+	copies := p.store.Snapshotter().Name == image.SnapshotNative
+	if p.layers, err = newPodLayers(cfg, copies, log); err != nil {
+		return nil, err
+	}
 	runtime, err := newPodRuntime(ctx, cfg, p.groups, images, log)
 	if err != nil {
 		return nil, err
@@ -102,6 +109,15 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	}
 	if p.manager, err = newManager(ctx, cfg, p, images, runtime, log); err != nil {
 		return nil, err
+	}
+	if copies {
+		images.copied = func(c *sandbox.Container, dir string) error {
+			pod, err := p.manager.Pod(c.PodID)
+			if err != nil {
+				return err
+			}
+			return p.layers.copied(pod, c, dir)
+		}
 	}
 	if p.plugins != nil {
 		if err := p.plugins.Start(p.manager); err != nil {
@@ -114,6 +130,10 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		IdleTimeout: cfg.StreamIdleTimeout.Duration, Runtime: p.manager, Log: log,
 	})
 	if err != nil {
+		return nil, err
+	}
+	p.metrics.watch(p)
+	if p.stopMetrics, err = serveMetrics(context.WithoutCancel(ctx), cfg.MetricsListen, &p.metrics.set, log); err != nil {
 		return nil, err
 	}
 	images.holdVolumes(p.manager.Containers())
@@ -131,6 +151,8 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		},
 		Devices:      func() ([]cri.DeviceUse, error) { return runtime.devicesInUse(p.manager) },
 		Streams:      p.streams,
+		Metrics:      p.metrics.set.Write,
+		Observe:      p.metrics.called,
 		Explain:      criImages{p.store},
 		Handlers:     handlers(cfg, handler(p.store, log), runtime.foreign),
 		Features:     cri.Features{SupplementalGroupsPolicy: true, MountOptions: true},
@@ -193,10 +215,12 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 		ReconcileInterval: cfg.ReconcileInterval.Duration,
 		LogLineMax:        int(cfg.LogLineMax),
 		ExecOutputMax:     int(cfg.ExecSyncOutputLimit),
-		Network:           podNetwork{p.networks},
+		Network:           podNetwork{p.networks, p.metrics},
 		Images:            images,
+		Layers:            p.layers,
+		Snapshotter:       map[string]string{image.SnapshotOverlay: "overlayfs", image.SnapshotNative: "native"}[p.store.Snapshotter().Name],
 		Runtime:           runtime,
-		Meter:             podMeter{runtime.oci, runtime.foreign},
+		Meter:             podMeter{runtime.oci, runtime.foreign, p.layers},
 		Limits:            podLimits{runtime.oci, runtime.foreign},
 		Checkpoints:       p.checkpoints,
 		Log:               log,
@@ -207,7 +231,7 @@ func newManager(ctx context.Context, cfg *config.Config, p *parts, images *podIm
 	return sandbox.New(ctx, c)
 }
 
-func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*image.Store, error) {
+func openStore(ctx context.Context, cfg *config.Config, m *nodeMetrics, log *slog.Logger) (*image.Store, error) {
 	c := image.Config{
 		Root:                   filepath.Join(cfg.Root, "images"),
 		RegistryConfigDir:      cfg.RegistryConfigDirs,
@@ -221,6 +245,9 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		Pinned:                 cfg.PinnedImages,
 		Verifiers:              cfg.ImageVerifierDir,
 		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
+		Snapshotter:            cfg.Snapshotter,
+		ContainersDir:          filepath.Join(cfg.Root, "layers"),
+		Pulled:                 m.pulled,
 		SignaturePolicy:        cfg.SignaturePolicy,
 		SignatureSources:       cfg.SignatureSourcesDir,
 		DecryptionKeys:         cfg.DecryptionKeys,
@@ -266,6 +293,9 @@ func (p *parts) close() error {
 		p.stop()
 		p.background.Wait()
 	}
+	if p.stopMetrics != nil {
+		p.stopMetrics()
+	}
 	if p.streams != nil {
 		p.streams.Close()
 	}
@@ -275,6 +305,7 @@ func (p *parts) close() error {
 	if p.plugins != nil {
 		p.plugins.Close()
 	}
+	errs = append(errs, p.layers.close())
 	if p.groups != nil {
 		errs = append(errs, p.groups.Close())
 	}

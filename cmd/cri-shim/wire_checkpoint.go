@@ -67,6 +67,9 @@ func (c podCheckpoints) Save(ctx context.Context, p *sandbox.Pod, ctr *sandbox.C
 	if !filepath.IsAbs(archive) {
 		return fmt.Errorf("%w: location: %q is not an absolute path", sandbox.ErrInvalid, archive)
 	}
+	if exists(filepath.Join(layer, "root")) {
+		return fmt.Errorf("a checkpoint of a container whose root file system is a copy: what it changed is not known: %w", errors.ErrUnsupported)
+	}
 	spec, err := c.runtime.specs.load(ctr.ID)
 	if err != nil {
 		return err

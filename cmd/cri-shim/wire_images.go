@@ -20,6 +20,8 @@ import (
 type podImages struct {
 	store *image.Store
 	log   *slog.Logger
+	// copied, if set, is told when a container's root file system is there as a copy.
+	copied func(c *sandbox.Container, dir string) error
 }
 
 func newPodImages(s *image.Store, log *slog.Logger) *podImages { return &podImages{store: s, log: log} }
@@ -62,7 +64,16 @@ func (i *podImages) Release(owner string) {
 
 // Rootfs implements sandbox.Images.
 func (i *podImages) Rootfs(ctx context.Context, c *sandbox.Container, dir, userns string) (*os.File, error) {
-	return i.rootfs(ctx, c.ImageID, dir, userns, image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)})
+	o := image.RootfsOptions{SELinuxLabel: mountLabel(&c.Config)}
+	o.UIDs, o.GIDs = mappings(c)
+	f, err := i.rootfs(ctx, c.ImageID, dir, userns, o)
+	if err == nil && i.copied != nil {
+		if err = i.copied(c, dir); err != nil {
+			f.Close()
+			return nil, err
+		}
+	}
+	return f, err
 }
 
 func (i *podImages) rootfs(ctx context.Context, id, dir, userns string, o image.RootfsOptions) (_ *os.File, err error) {

@@ -5,13 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/cri-shim/cri-shim/cni"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
 // podNetwork is sandbox.Network over CNI.
-type podNetwork struct{ cni *cni.Networks }
+type podNetwork struct {
+	cni     *cni.Networks
+	metrics *nodeMetrics // nil: nobody counts
+}
 
 // Setup implements sandbox.Network.
 func (n podNetwork) Setup(ctx context.Context, p *sandbox.Pod) ([]netip.Addr, error) {
@@ -20,7 +24,9 @@ func (n podNetwork) Setup(ctx context.Context, p *sandbox.Pod) ([]netip.Addr, er
 	if a.Bandwidth, err = cni.ParseBandwidth(p.Config.Annotations); err != nil {
 		return nil, fmt.Errorf("%w: config.annotations: %w", sandbox.ErrInvalid, err)
 	}
+	start := time.Now()
 	r, err := n.cni.Setup(ctx, a)
+	n.metrics.network("setup", start, err)
 	if err != nil {
 		return nil, networkError(err)
 	}
@@ -29,7 +35,10 @@ func (n podNetwork) Setup(ctx context.Context, p *sandbox.Pod) ([]netip.Addr, er
 
 // Teardown implements sandbox.Network.
 func (n podNetwork) Teardown(ctx context.Context, p *sandbox.Pod) error {
-	return networkError(n.cni.Teardown(ctx, attachment(p)))
+	start := time.Now()
+	err := n.cni.Teardown(ctx, attachment(p))
+	n.metrics.network("teardown", start, err)
+	return networkError(err)
 }
 
 // Ready implements sandbox.Network.
@@ -37,13 +46,16 @@ func (n podNetwork) Ready(ctx context.Context) error { return n.cni.Status(ctx) 
 
 // Collect implements sandbox.Network.
 func (n podNetwork) Collect(ctx context.Context, live func() []*sandbox.Pod) error {
-	return n.cni.GC(ctx, func() ([]cni.AttachmentID, error) {
+	start := time.Now()
+	err := n.cni.GC(ctx, func() ([]cni.AttachmentID, error) {
 		var valid []cni.AttachmentID
 		for _, p := range live() {
 			valid = append(valid, cni.AttachmentID{PodID: p.ID})
 		}
 		return valid, nil
 	})
+	n.metrics.network("gc", start, err)
+	return err
 }
 
 func attachment(p *sandbox.Pod) cni.Attachment {

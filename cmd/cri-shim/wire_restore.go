@@ -220,6 +220,9 @@ func (ck *captured) Check(p *sandbox.Pod, c *sandbox.Container, expected bool) e
 	if h != nil {
 		return fmt.Errorf("a restore with the handler %s: %w", p.Config.Handler, errors.ErrUnsupported)
 	}
+	if n := r.images.store.Snapshotter(); n.Name != image.SnapshotOverlay {
+		return fmt.Errorf("a restore where root file systems are copies (%s): %w", n.Reason, errors.ErrUnsupported)
+	}
 	if err := criu.CheckSpec(ck.spec); err != nil {
 		return err
 	}

@@ -17,6 +17,7 @@ import (
 type podMeter struct {
 	oci     *oci.Runtime
 	foreign *foreignRuntimes
+	layers  *podLayers
 }
 
 // Container implements sandbox.Meter.
@@ -56,9 +57,4 @@ func sameFilesystem(a, b string) (bool, error) {
 		return false, fmt.Errorf("file systems of %s and %s: %w", a, b, err)
 	}
 	return x.Dev == y.Dev, nil
-}
-
-// Layer implements sandbox.Meter.
-func (m podMeter) Layer(ctx context.Context, dir string) (bytes, inodes uint64, err error) {
-	return image.DirUsage(ctx, dir)
 }

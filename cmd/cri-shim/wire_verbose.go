@@ -102,6 +102,8 @@ func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]
 			"network":      p.networkInfo(cfg),
 			"supervisors":  p.manager.Supervisors(),
 			"checkpoint":   p.checkpoints.status(),
+			"snapshotter":  p.store.Snapshotter(),
+			"layers":       p.layers.info(),
 			"problems": map[string][]string{
 				"runtime": runtime.problems(), "network": texts(p.networks.Problems()), "images": texts(p.store.Problems()),
 				"records": badRecords(p.manager.BadRecords()),

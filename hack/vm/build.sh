@@ -13,7 +13,7 @@ packages=(
   apparmor apparmor-utils                                                 # the security module under test
   iproute2 iptables nftables conntrack ipset iputils-ping socat           # networks
   containernetworking-plugins runc crun                                   # peers and plugins
-  busybox-static strace jq curl ca-certificates                           # what tests run
+  busybox-static strace jq curl ca-certificates e2fsprogs xfsprogs         # what tests run
 )
 
 # Kernel modules the tests meet; loaded at boot so that no test pays for (or races with) the first use.

@@ -104,6 +104,9 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 			x.res.Opaque = true
 			return nil
 		}
+		if x.opts.KeepMarks {
+			return x.mark(parent, "", true)
+		}
 		return sys.Setxattrat(parent, ".", opaqueXattr, []byte("y"))
 	}
 	if strings.HasPrefix(base, whiteoutMeta) {
@@ -112,6 +115,9 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 	base = strings.TrimPrefix(base, whiteoutPrefix)
 	if base == "" || base == "." || base == ".." {
 		return fmt.Errorf("whiteout of nothing: %w", ErrInvalid)
+	}
+	if x.opts.KeepMarks {
+		return x.mark(parent, base, false)
 	}
 	name := path.Join(dir, base)
 	x.hidden[name] = struct{}{}
@@ -136,6 +142,9 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 func (x *extractor) remove(parent int, name, base string) error {
 	// A cached directory may be below what goes, or have been found through a link that goes.
 	x.retireCache()
+	if err := x.unmarkBelow(parent, base); err != nil {
+		return err
+	}
 	err := x.removeFile(parent, name, base)
 	if !errors.Is(err, syscall.EISDIR) && !errors.Is(err, syscall.EPERM) {
 		return err

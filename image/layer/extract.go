@@ -35,6 +35,8 @@ type Options struct {
 	// Replaced is an empty directory on the same file system. Contents that a later entry replaces are put aside
 	// there, for Reassemble; with nil they are deleted.
 	Replaced *os.File
+	// KeepMarks leaves whiteouts out of the tree and returns them as Result.Marks.
+	KeepMarks bool
 }
 
 // Result says what was unpacked.
@@ -47,6 +49,8 @@ type Result struct {
 	Opaque bool
 	// Implied are the directories that exist without an entry of their own, parents first; "." is the root.
 	Implied []string
+	// Marks are the layer's whiteouts, with Options.KeepMarks; nil is none.
+	Marks *Marks
 }
 
 const (
@@ -82,6 +86,8 @@ type extractor struct {
 	retired []int
 	aside   int64 // contents put aside so far
 	hidden  map[string]struct{}
+	// marks are by path: true is an opaque directory, false what is deleted.
+	marks map[string]bool
 	// implied and dirTimes are keyed by the clean path of the entry, which may lead through links.
 	implied  map[string]struct{}
 	dirTimes map[string]times
@@ -98,7 +104,7 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 	x := &extractor{
 		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
 		buf:   make([]byte, copyBuffer),
-		cache: map[string]int{}, hidden: map[string]struct{}{},
+		cache: map[string]int{}, hidden: map[string]struct{}{}, marks: map[string]bool{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
 	}
 	defer func() {
@@ -116,6 +122,7 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 	return x.res, nil
 }
 
+// run unpacks; the whiteouts count once all is there.
 func (x *extractor) run() error {
 	for {
 		if err := x.ctx.Err(); err != nil {
@@ -134,6 +141,9 @@ func (x *extractor) run() error {
 	}
 	// What follows the end of the archive belongs to the diff ID too.
 	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{x.raw}, x.buf); err != nil {
+		return err
+	}
+	if err := x.settleMarks(); err != nil {
 		return err
 	}
 	return x.applyDirTimes()
@@ -178,7 +188,20 @@ func (x *extractor) entry(hdr *tar.Header) error {
 	if strings.HasPrefix(base, whiteoutPrefix) {
 		return x.whiteout(hdr, parent, path.Clean(dir), base)
 	}
+	if x.opts.KeepMarks && isWhiteoutDevice(hdr) {
+		if st, err := sys.Lstatat(parent, base); err == nil {
+			if err := x.remove(parent, name, base); err != nil {
+				return fmt.Errorf("replace the earlier entry of that name (mode %#o): %w", st.Mode, err)
+			}
+		}
+		return x.mark(parent, base, false)
+	}
 	return x.create(hdr, parent, name, base)
+}
+
+// isWhiteoutDevice tells an entry that overlayfs would take for a whiteout, and that cannot be made everywhere.
+func isWhiteoutDevice(hdr *tar.Header) bool {
+	return hdr.Typeflag == tar.TypeChar && hdr.Devmajor == 0 && hdr.Devminor == 0
 }
 
 // cleanName makes an entry's name a path below the root, without "." and "..".

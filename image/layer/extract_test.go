@@ -602,6 +602,17 @@ func FuzzUnpack(f *testing.F) {
 		}
 		// Where a file was replaced through a link to its directory it may differ or say so, but must not fall over.
 		_ = Reassemble(t.Context(), &back, bytes.NewReader(frame.Bytes()), rootFile(t, root), replacedOf(t, root))
+		// With its whiteouts kept apart it is as good, and they can be put in their places, twice.
+		root, res, err = unpack(t, stream, Options{MaxSize: 1 << 20, MaxEntries: 200, KeepMarks: true})
+		if err != nil {
+			t.Errorf("Unpack with KeepMarks = %v", err)
+		} else if res.Marks != nil {
+			for range 2 {
+				if err := res.Marks.Apply(rootFile(t, root)); err != nil {
+					t.Errorf("Apply(%+v) = %v", res.Marks, err)
+				}
+			}
+		}
 	})
 }
 

@@ -68,7 +68,7 @@ func (v *verifier) collect(r io.Reader) error {
 		if err != nil {
 			return err
 		}
-		if hdr.Typeflag == tar.TypeXGlobalHeader || strings.HasPrefix(path.Base(name), whiteoutPrefix) {
+		if hdr.Typeflag == tar.TypeXGlobalHeader || strings.HasPrefix(path.Base(name), whiteoutPrefix) || isWhiteoutDevice(hdr) {
 			continue
 		}
 		e := archived{kind: hdr.Typeflag, mode: uint32(hdr.Mode) & 0o7777, uid: hdr.Uid, gid: hdr.Gid, link: hdr.Linkname}

@@ -39,6 +39,9 @@ type Config struct {
 	TrustProgram           string   `toml:"trust_program" doc:"cri-shim-trust, which reads signatures and the keys of encrypted layers. Empty: the one beside the daemon's own program."`
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
 
+	Snapshotter       string `toml:"snapshotter" doc:"How root file systems of containers are made: overlay, over the image's layers; native, as copies; auto tries overlay out when the daemon starts and takes copies where it cannot be used."`
+	WritableLayerSize Size   `toml:"writable_layer_size" doc:"What a container may write outside of its volumes, by project quota: on xfs mounted with pquota, or ext4 made with -O project,quota and mounted with prjquota. A pod's annotations writable-layer.cri-shim.io/pod and /container.NAME lower it. 0: no limit but by annotation."`
+
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
 	ApparmorProfile string   `toml:"apparmor_profile" doc:"AppArmor profile that RuntimeDefault stands for, on a node with AppArmor. cri-shim-default is made and loaded when the daemon starts, which takes apparmor_parser; another must be loaded by then. Without it, or if empty, such containers are not confined by AppArmor."`
 	PidsLimit       int64    `toml:"pids_limit" doc:"Processes and threads that one container may have. 0: no limit but the pod's, which the kubelet sets (podPidsLimit)."`
@@ -70,6 +73,8 @@ type Config struct {
 	LogLineMax          Size `toml:"log_line_max" doc:"Longest piece of a container's line in its log; a longer line is marked partial and goes on in the next entry."`
 	ExecSyncOutputLimit Size `toml:"exec_sync_output_limit" doc:"What ExecSync returns of each output stream at most; the rest is dropped. 16MiB is the CRI's limit."`
 	MaxCRIMessageSize   Size `toml:"max_cri_message_size" doc:"Largest request that is taken. Answers are as large as they need to be; the kubelet takes 16MiB."`
+
+	MetricsListen string `toml:"metrics_listen" doc:"Where metrics of the daemon are served over HTTP, at /metrics: an absolute path is a unix socket that root may use, 127.0.0.1:9100 a loopback address. Empty: nowhere; cri-shim metrics prints them in any case."`
 
 	StreamListen      string   `toml:"stream_listen" doc:"Address of the server that exec, attach and port-forward connect to, through the kubelet; port 0 is any that is free. Other than loopback only with TLS."`
 	StreamTLSCert     string   `toml:"stream_tls_cert" doc:"File with the streaming server's certificate, in PEM, with intermediate ones behind it. It is read again when it has changed. Empty: no TLS."`
@@ -113,6 +118,7 @@ func Default() Config {
 		NRIConfigDir:            "/etc/nri/conf.d",
 		NRIRegistrationTimeout:  Seconds(5),
 		NRIRequestTimeout:       Seconds(2),
+		Snapshotter:             "auto",
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
 		CNIConfDir:              "/etc/cni/net.d",

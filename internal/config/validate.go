@@ -23,6 +23,7 @@ func Validate(c Config) Problems {
 	v.oneOf("log_level", c.LogLevel, "debug", "info", "warn", "error")
 	v.oneOf("log_format", c.LogFormat, "text", "json")
 	v.oneOf("nri_enabled", c.NRIEnabled, "auto", "on", "off")
+	v.oneOf("snapshotter", c.Snapshotter, "auto", "overlay", "native")
 	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
@@ -41,6 +42,7 @@ func Validate(c Config) Problems {
 		v.check("builtin_handlers", handlerPattern.MatchString(name), "%q is not a RuntimeClass handler (a DNS label)", name)
 	}
 	v.streams(c)
+	v.metrics(c.MetricsListen)
 	v.sizes(c)
 	v.durations(c)
 	v.runtimes(c.Runtimes, c.BuiltinHandlers)
@@ -170,6 +172,19 @@ func (v *validator) streams(c Config) {
 	v.check("stream_tls_key", (c.StreamTLSCert == "") == (c.StreamTLSKey == ""), "stream_tls_cert and stream_tls_key go together; one is empty")
 }
 
+func (v *validator) metrics(listen string) {
+	switch {
+	case listen == "":
+	case strings.HasPrefix(listen, "/"):
+		v.path("metrics_listen", listen)
+		v.check("metrics_listen", len(listen) < 108, "is %d bytes long; a socket's path has at most 107", len(listen))
+	default:
+		a, err := netip.ParseAddrPort(listen)
+		v.check("metrics_listen", err == nil, "%q is neither an absolute path nor address:port", listen)
+		v.check("metrics_listen", err != nil || a.Addr().IsLoopback(), "%q is not loopback: whoever can reach it would learn what runs here", listen)
+	}
+}
+
 func (v *validator) sizes(c Config) {
 	for _, size := range []struct {
 		key       string
@@ -178,6 +193,7 @@ func (v *validator) sizes(c Config) {
 	}{
 		{"log_line_max", c.LogLineMax, 1 * KiB, 1 * MiB},
 		{"exec_sync_output_limit", c.ExecSyncOutputLimit, 1 * KiB, 16 * MiB},
+		{"writable_layer_size", c.WritableLayerSize, 0, 1 << 20 * GiB},
 		{"max_layer_size", c.MaxLayerSize, 1 * MiB, 1 << 20 * GiB},
 		{"max_cri_message_size", c.MaxCRIMessageSize, 4 * MiB, 1 * GiB},
 	} {

@@ -108,6 +108,9 @@ func toSyscall(st *unix.Stat_t) syscall.Stat_t {
 	}
 }
 
+// DeviceNumbers splits st_rdev.
+func DeviceNumbers(rdev uint64) (major, minor uint32) { return unix.Major(rdev), unix.Minor(rdev) }
+
 // Utimesat sets the times of name, which is not followed when it is a symbolic link. An empty name is dir itself
 // (AT_EMPTY_PATH: Linux 5.8).
 func Utimesat(dir int, name string, atime, mtime time.Time) error {

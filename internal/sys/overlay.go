@@ -300,6 +300,27 @@ func CloneTree(dir *os.File, readonly bool, userns *os.File) (*os.File, error) {
 	return f, nil
 }
 
+// CloneWritable makes a detached copy of the mount below dir that is writable and takes nothing else over of what the
+// mount around it forbids, as an overlay would not either: set-id programs, devices, programs at all.
+func CloneWritable(dir *os.File, userns *os.File) (*os.File, error) {
+	fd, err := unix.OpenTree(int(dir.Fd()), "", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_EMPTY_PATH)
+	if err != nil {
+		return nil, fmt.Errorf("open_tree %s: %w", dir.Name(), err)
+	}
+	f := os.NewFile(uintptr(fd), dir.Name())
+	attr := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC}
+	if userns != nil {
+		attr.Attr_set |= unix.MOUNT_ATTR_IDMAP
+		attr.Userns_fd = uint64(userns.Fd())
+	}
+	if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH, &attr); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("mount_setattr %s (idmap %v): %w", dir.Name(), userns != nil, err)
+	}
+	runtime.KeepAlive(userns)
+	return f, nil
+}
+
 // CloneSubtree is CloneTree of a directory in the detached mount root, which may be used up by it: the kernel clones a
 // part of a detached mount since Linux 6.15, and before that only where it is attached.
 func CloneSubtree(root, dir *os.File, readonly bool) (*os.File, error) {
