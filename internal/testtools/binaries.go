@@ -71,7 +71,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 func haveAll(dir string, names []string) error {
 	for _, name := range names {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("$CRI_SHIM_LIBEXEC: %w", err)
+			return fmt.Errorf("programs for tests: %w", err)
 		}
 	}
 	return nil
