@@ -327,6 +327,8 @@ type ExecParams struct {
 	PID         int // of the container's first process
 	// Alive says, once its namespaces are open, that PID is still that process (by pidfd or start time).
 	Alive func() error
+	// LatePID, see ExecState.
+	LatePID bool
 }
 
 // Exec makes the message for another process. Close the result once it was launched; there is nothing to undo.
@@ -367,7 +369,7 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 		}
 	}
 	out.Launch, err = CompileExec(e.Spec, ExecProcess(e.Spec, e.Command, e.Terminal), ExecState{
-		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID,
+		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID, LatePID: e.LatePID,
 	})
 	if err != nil {
 		CloseNamespaces(files)

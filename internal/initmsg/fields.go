@@ -23,6 +23,7 @@ func (m *Message) code(c *codec) {
 	list(c, &m.StartContainerHooks, codeHook)
 	c.bytes(&m.State)
 	optional(c, &m.HookFile, (*codec).i32)
+	optional(c, &m.PIDFile, (*codec).i32)
 	c.i32(&m.StartFile)
 	codeProcess(c, &m.Process)
 }

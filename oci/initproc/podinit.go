@@ -58,7 +58,7 @@ func (s *setup) podInit() error {
 			return wrap("close", itoa(fd), err)
 		}
 	}
-	if err := s.executing(); err != nil {
+	if err := s.executing(podProgram); err != nil {
 		return err
 	}
 	return wrap("exec", podProgram, syscall.Exec(podProgram, []string{"pod-init"}, nil))

@@ -1,6 +1,8 @@
 package initproc
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
@@ -79,6 +81,20 @@ func (s *setup) procWrite(dir, path, value string) error {
 	return writeOnce(fd, value)
 }
 
+// readSelf is the line in a file of this process in the private procfs, or "".
+func (s *setup) readSelf(path string) string {
+	fd, err := openIn(s.proc, "self/"+path, unix.O_RDONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	data, err := readAll(fd)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(data), "\n")
+}
+
 func (s *setup) setSysctls() error {
 	for _, c := range s.m.Sysctls {
 		if err := s.procWrite("sys", c.Name, c.Value); err != nil {
@@ -93,6 +109,9 @@ func (s *setup) setOOMScore() error {
 	v := s.m.Process.OOMScoreAdj
 	if v == nil {
 		return nil
+	}
+	if s.m.UserNamespace && s.readSelf("oom_score_adj") == itoa(int(*v)) {
+		return nil // set with the node's rights already
 	}
 	err := wrap("write oom_score_adj", itoa(int(*v)), s.procWrite("self", "oom_score_adj", itoa(int(*v))))
 	if e := errnoOf(err); e == unix.EACCES || e == unix.EPERM {
