@@ -285,7 +285,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
 			Process: initmsg.Process{
 				UID: user, GID: user, Caps: &initmsg.Capabilities{}, NoNewPrivs: true, OOMScoreAdj: &score,
-				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile,
+				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile, AppArmor: r.podInitAppArmor(pod),
 			},
 		},
 	}
@@ -300,6 +300,16 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	}
 	out.KillGroup = nil // the kernel ends a PID namespace with its init
 	return out, nil
+}
+
+// podInitAppArmor is the profile of a pod's init: the default one, whose processes may look at each other. Containers could not so
+// much as read /proc/1/ns of an init without a profile. One that was named for the pod need not let the init run at all.
+func (r *Runtime) podInitAppArmor(pod *workload.Pod) string {
+	p := pod.Security.AppArmor
+	if !r.host.AppArmor || pod.Security.Privileged || p != nil && p.Kind == workload.ProfileUnconfined {
+		return ""
+	}
+	return r.host.AppArmorDefault
 }
 
 // enterUser has a pod's init made in the user namespace at path; "" is none.

@@ -481,6 +481,38 @@ func TestCheckMakesNothing(t *testing.T) {
 	wantField(t, n.runtime.Check(t.Context(), p), "mounts[0].host_path", "/no/such")
 }
 
+func TestPodInitAppArmor(t *testing.T) {
+	n := newNode(t, Config{})
+	n.runtime.host.AppArmor, n.runtime.host.AppArmorDefault = true, "cri-shim-default"
+	for i, tt := range []struct {
+		security workload.PodSecurity
+		want     string
+	}{
+		{workload.PodSecurity{}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileRuntimeDefault}}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileLocalhost, Localhost: "x"}}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileUnconfined}}, ""},
+		{workload.PodSecurity{Privileged: true}, ""},
+	} {
+		pod := &workload.Pod{Security: tt.security}
+		id := "init-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(i)
+		c, err := n.runtime.PodInit(t.Context(), pod, id, Namespaces{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := initmsg.Decode(c.Encoded)
+		if err != nil || m.Process.AppArmor != tt.want {
+			t.Errorf("%+v: profile %q, %v; want %q", tt.security, m.Process.AppArmor, err, tt.want)
+		}
+		c.Close()
+		path := n.runtime.PodInitCgroup(pod, id)
+		if err := n.runtime.Remove(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+		n.removeParent(filepath.Dir(path))
+	}
+}
+
 func TestPodInit(t *testing.T) {
 	n := newNode(t, Config{})
 	pod := &workload.Pod{}

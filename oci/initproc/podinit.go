@@ -38,6 +38,11 @@ func (s *setup) podInit() error {
 	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
 		return wrap("setsid", "", err)
 	}
+	s.stage = "lsm"
+	if err := s.setLabels(); err != nil {
+		return err
+	}
+	s.stage = "pod init"
 	if err := setUser(&s.m.Process); err != nil {
 		return err
 	}

@@ -135,6 +135,7 @@ func (p *inProcess) launch(c *oci.Prepared) (*launcher.Child, error) {
 		}
 		defer how.PIDNamespace.Close()
 	}
+	how.Late = c.LatePID
 	child, err := launcher.Start(how)
 	if err != nil {
 		return nil, err
