@@ -208,7 +208,7 @@ func (s *Supervisor) cloneLate(p *process, io *stdio, fs files, called *pending,
 	first := 0
 	how.Reap = func(pid int) syscall.WaitStatus {
 		if pid != first {
-			return sys.WaitChild(pid) // the workload of a launch that failed
+			return 0 // the workload of a launch that failed: who traces it can delay its end, so nobody waits for it
 		}
 		return <-done
 	}
@@ -240,7 +240,13 @@ func (s *Supervisor) cloneLate(p *process, io *stdio, fs files, called *pending,
 			}
 		}()
 		defer close(settled)
-		return s.settle(p, io, child, func() error { return s.adopt(p, fs, called) })
+		err = s.settle(p, io, child, func() error { return s.adopt(p, fs, called) })
+		if err != nil { // of others the end says so
+			s.mu.Lock()
+			s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: time.Now(), Failed: err.Error()})
+			s.mu.Unlock()
+		}
+		return err
 	}, nil
 }
 
