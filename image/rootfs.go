@@ -75,6 +75,9 @@ func (s *Store) lowerDirs(r *record, o RootfsOptions) (lower []*os.File, plain b
 		plain = plain && info.Whiteouts == 0
 		paths = append(paths, filepath.Join(s.layerDir(id), "fs"))
 	}
+	if !o.Readonly && len(paths) < maxLowers {
+		paths = append(paths, s.path("mountpoints"))
+	}
 	if len(paths) == 0 {
 		paths = append(paths, s.path("empty"))
 	}

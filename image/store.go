@@ -116,6 +116,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := os.MkdirAll(s.path("empty"), 0o755); err != nil {
 		return err
 	}
+	if err := makeMountpoints(s.path("mountpoints")); err != nil {
+		return err
+	}
 	var err error
 	if s.root, err = os.Open(s.cfg.Root); err != nil {
 		return err

@@ -16,7 +16,8 @@ if [ "${1-}" != inside ]; then
   exec unshare --net --mount --propagation private -- "$0" inside
 fi
 
-work=$(mktemp -d /tmp/cri-shim-bench.XXXXXX)
+# Not below /tmp: it may be a tmpfs, and where it is none it is full of what was just deleted, whose inodes ext4 avoids.
+work=$(mktemp -d /var/tmp/cri-shim-bench.XXXXXX)
 name=${work##*/}
 # As installed: what only matters while the kernel is up is on a tmpfs.
 state=/run/$name
@@ -34,14 +35,14 @@ finish() {
     rmdir "$dir" 2>/dev/null || true
   done
   awk -v dir="$work/" -v state="$state/" 'index($5, dir) == 1 || index($5, state) == 1 { print $5 }' /proc/self/mountinfo | sort -r | xargs -r umount -l 2>/dev/null || true
-  [ $status = 0 ] || tail -n 20 "$work/daemon.log" >&2
+  [ $status = 0 ] || tail -n 20 "$work/log/daemon.log" >&2
   rm -rf --one-file-system "$work" "$state"
   exit $status
 }
 trap finish EXIT
 
 ip link set lo up
-mkdir "$work/net.d"
+mkdir "$work/net.d" "$work/log" # a log beside net.d would wake who watches that
 cat > "$work/config.toml" <<END
 root = "$work/root"
 state = "$state"
@@ -57,7 +58,7 @@ cat > "$work/net.d/10-bench.conflist" <<END
    "ipam": {"type": "host-local", "dataDir": "$work/ipam", "ranges": [[{"subnet": "10.89.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "snat": true, "capabilities": {"portMappings": true}}]}
 END
-bin/cri-shim serve --config "$work/config.toml" > "$work/daemon.log" 2>&1 &
+bin/cri-shim serve --config "$work/config.toml" > "$work/log/daemon.log" 2>&1 &
 daemon=$!
 for ((i = 0; i < 200; i++)); do
   [ -S "$work/sock" ] && break

@@ -16,8 +16,8 @@ import (
 )
 
 type options struct {
-	work, daemon, plugins, debs, nonewprivs, known, excluded, report, handler string
-	suite                                                                     suite
+	work, daemon, plugins, debs, nonewprivs, known, excluded, report, handler, driver string
+	suite                                                                             suite
 }
 
 func main() {
@@ -32,6 +32,7 @@ func main() {
 	flag.StringVar(&o.excluded, "excluded", "", "list of specifications that cannot run")
 	flag.StringVar(&o.report, "report", "", "where to write the summary")
 	flag.StringVar(&o.handler, "handler", "", "program of an OCI runtime that runs the pods, as the handler of its name")
+	flag.StringVar(&o.driver, "cgroup-driver", "", "who makes the control groups, as in the configuration")
 	flag.StringVar(&o.suite.focus, "focus", "", "regular expression: only these specifications")
 	flag.StringVar(&o.suite.skip, "skip", "", "regular expression: not these specifications")
 	flag.StringVar(&o.suite.seed, "seed", "", "seed of the order")
@@ -76,7 +77,7 @@ func run(o options) (ok bool, err error) {
 	if o.handler != "" {
 		o.suite.handler = filepath.Base(o.handler)
 	}
-	n, err := startNode(o.daemon, o.plugins, o.work, o.handler)
+	n, err := startNode(&o)
 	if err != nil {
 		return false, err
 	}

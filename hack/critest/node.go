@@ -39,12 +39,16 @@ type node struct {
 	done chan error
 }
 
-// startNode starts the daemon with everything of it below dir, and a runtime beside the built-in one if it is named, and
-// waits until it listens.
-func startNode(program, plugins, dir, runtime string) (*node, error) {
-	config := fmt.Appendf(nil, configText, dir, plugins)
-	if runtime != "" {
-		config = fmt.Appendf(config, "[runtimes.%s]\npath = '%s'\n", filepath.Base(runtime), runtime)
+// startNode starts the daemon with everything of it below the working folder, and a runtime beside the built-in one if it is
+// named, and waits until it listens.
+func startNode(o *options) (*node, error) {
+	dir := o.work
+	config := fmt.Appendf(nil, configText, dir, o.plugins)
+	if o.driver != "" {
+		config = fmt.Appendf(config, "cgroup_driver = '%s'\n", o.driver)
+	}
+	if o.handler != "" {
+		config = fmt.Appendf(config, "[runtimes.%s]\npath = '%s'\n", filepath.Base(o.handler), o.handler)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "net.d"), 0o755); err != nil {
 		return nil, err
@@ -60,7 +64,7 @@ func startNode(program, plugins, dir, runtime string) (*node, error) {
 		return nil, err
 	}
 	defer log.Close()
-	n := &node{dir: dir, done: make(chan error, 1), cmd: exec.Command(program, "serve", "--config", filepath.Join(dir, "config.toml"))}
+	n := &node{dir: dir, done: make(chan error, 1), cmd: exec.Command(o.daemon, "serve", "--config", filepath.Join(dir, "config.toml"))}
 	n.cmd.Stdout, n.cmd.Stderr, n.cmd.Dir = log, log, "/"
 	if err := n.cmd.Start(); err != nil {
 		return nil, err

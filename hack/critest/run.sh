@@ -5,6 +5,7 @@
 #   FOCUS, SKIP   regular expressions of specifications
 #   SEED          order of the specifications
 #   HANDLER       have another OCI runtime run the pods, such as runc or crun; the lists are not about what fails with it
+#   CGROUP_DRIVER who makes the control groups (cgroupfs; systemd, in a test guest: they are then not of a namespace)
 #   PARALLEL      how many at a time (default 1)
 #   TIMEOUT       for the whole run (default 1h)
 #   PREBUILT=1    take what an earlier run, or `run.sh build`, has built and downloaded
@@ -61,8 +62,10 @@ if [ "${HANDLER:-}" = crun ] && grep -qs . $hybrid/cgroup.controllers; then
   chmod +x "$work/bin/crun"
   program=(-handler "$work/bin/crun")
 fi
-hack/isolate.sh "$cache/runner" "${program[@]}" \
+isolate=(hack/isolate.sh)
+[ "${CGROUP_DRIVER:-}" != systemd ] || isolate=(unshare --net --mount --propagation private)
+"${isolate[@]}" "$cache/runner" "${program[@]}" \
   -work "$work" -cri-shim "$PWD/bin/cri-shim" -critest "$PWD/.cache/tools/critest" -plugins "$PWD/.cache/cni-bin" \
   -debs "$cache/debs" -nonewprivs "$cache/nonewprivs" -known $here/known-failures.txt -excluded $here/excluded.txt \
-  -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" \
+  -report "$cache/report.json" -focus "${FOCUS:-}" -skip "${SKIP:-}" -seed "${SEED:-}" -cgroup-driver "${CGROUP_DRIVER:-}" \
   -parallel "${PARALLEL:-1}" -timeout "${TIMEOUT:-1h}"

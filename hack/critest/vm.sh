@@ -5,7 +5,7 @@ cd "$(dirname "$(realpath "$0")")/../.."
 hack/vm/build.sh
 hack/critest/run.sh build
 command="export PREBUILT=1 TMPDIR=/tmp"
-for v in FOCUS SKIP SEED PARALLEL TIMEOUT; do
+for v in FOCUS SKIP SEED PARALLEL TIMEOUT CGROUP_DRIVER; do
   command+=" $v=$(printf %q "${!v-}")"
 done
 CRI_SHIM_VM_SHARE=$PWD CRI_SHIM_VM_TIMEOUT=${CRI_SHIM_VM_TIMEOUT:-3600} hack/vm/run.sh "$command

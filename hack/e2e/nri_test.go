@@ -20,10 +20,7 @@ func nriNode(t *testing.T) (*node, func() string) {
 	needNode(t)
 	dir := t.TempDir()
 	plugins, log := filepath.Join(dir, "plugins"), filepath.Join(dir, "log")
-	program := filepath.Join(dir, "nriplugin")
-	if out, err := exec.Command("go", "build", "-tags", "nri_no_wasm", "-o", program, "../nriplugin").CombinedOutput(); err != nil {
-		t.Fatalf("build the plugin: %v\n%s", err, out)
-	}
+	program := nriPlugin(t, dir)
 	if err := os.Mkdir(plugins, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -41,6 +38,19 @@ func nriNode(t *testing.T) (*node, func() string) {
 		data, _ := os.ReadFile(log)
 		return string(data)
 	}
+}
+
+// nriPlugin is the test plugin: the one in $PATH, as in a guest without Go, or built into dir.
+func nriPlugin(t *testing.T, dir string) string {
+	t.Helper()
+	if program, err := exec.LookPath("nriplugin"); err == nil {
+		return program
+	}
+	program := filepath.Join(dir, "nriplugin")
+	if out, err := exec.Command("go", "build", "-tags", "nri_no_wasm", "-o", program, "../nriplugin").CombinedOutput(); err != nil {
+		t.Fatalf("build the plugin: %v\n%s", err, out)
+	}
+	return program
 }
 
 func annotated(pairs ...string) edit {

@@ -1,7 +1,7 @@
 #!/bin/bash
 # test.sh [PACKAGE...]: the packages' tests (default ./...) in the guest of run.sh: cgroup v2 alone, systemd
 # as PID 1, AppArmor. They are compiled here; the guest, which has no Go, sees this checkout through the
-# share, with bin/ and .cache/tools on its path. The last line counts: N passed, N failed, N skipped.
+# share, with bin/, .cache/tools and .cache/vm-bin on its path. The last line counts: N passed, N failed, N skipped.
 #   TEST_FLAGS, TEST_TIMEOUT   as hack/run-tests.sh takes them (TEST_TIMEOUT default 30m: emulation is slow)
 #   CRI_SHIM_VM_...            as run.sh takes them
 set -euo pipefail
@@ -14,13 +14,14 @@ make -s payload
 hack/cniplugins/build.sh .cache/cni-bin
 for tool in crictl critest; do hack/tools/build.sh $tool; done
 mkdir -p .cache
+CGO_ENABLED=0 go build -tags nri_no_wasm -o .cache/vm-bin/ ./hack/nriplugin
 work=$(mktemp -d "$PWD/.cache/vm.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 hack/testbin.sh "$work/bin" "$@"
 go build -o "$work/testsum" ./hack/testsum
 
 guest=${work#"$PWD/"}
-command="export PATH=/mnt/host/bin:/mnt/host/.cache/tools:\$PATH CRI_SHIM_LIBEXEC=/mnt/host/internal/payload/files
+command="export PATH=/mnt/host/bin:/mnt/host/.cache/tools:/mnt/host/.cache/vm-bin:\$PATH CRI_SHIM_LIBEXEC=/mnt/host/internal/payload/files
 export TEST_TIMEOUT=${TEST_TIMEOUT:-30m} TEST_FLAGS=$(printf %q "${TEST_FLAGS-}") TMPDIR=/tmp
 hack/leakcheck.sh snapshot /run/before
 hack/run-tests.sh $guest/bin . $guest/guest
