@@ -23,17 +23,19 @@ SOAK     ?= 10m
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: payload ## build bin/cri-shim, the one file to install, and bin/cri-shim-oci, which is called as runc is
+build: payload ## build bin/cri-shim, bin/cri-shim-oci, which is called as runc is, and bin/cri-shim-trust, for signatures and encrypted images
 	$(GOBUILD) -tags payload,nri_no_wasm -ldflags "$(LDFLAGS)" -o bin/cri-shim ./cmd/cri-shim
 	$(GOBUILD) -tags payload -ldflags "$(LDFLAGS)" -o bin/cri-shim-oci ./cmd/cri-shim-oci
+	cmd/cri-shim-trust/build.sh bin/cri-shim-trust
 
 # The programs that cri-shim embeds.
 payload:
 	$(GOBUILD) -ldflags "$(LDFLAGS)" -o $(PAYLOAD)/ ./cmd/cri-shim-supervisor ./cmd/cri-shim-init ./cmd/cri-shim-classes
 
-install: build ## install cri-shim, cri-shim-oci and the systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
+install: build ## install cri-shim, cri-shim-oci, cri-shim-trust and the systemd unit (DESTDIR, PREFIX=/usr/local, UNITDIR)
 	install -D -m 0755 bin/cri-shim $(DESTDIR)$(BINDIR)/cri-shim
 	install -D -m 0755 bin/cri-shim-oci $(DESTDIR)$(BINDIR)/cri-shim-oci
+	install -D -m 0755 bin/cri-shim-trust $(DESTDIR)$(BINDIR)/cri-shim-trust
 	install -d $(DESTDIR)$(UNITDIR)
 	sed 's,/usr/local/bin/,$(BINDIR)/,' hack/packaging/cri-shim.service > $(DESTDIR)$(UNITDIR)/cri-shim.service
 	chmod 0644 $(DESTDIR)$(UNITDIR)/cri-shim.service

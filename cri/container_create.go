@@ -2,9 +2,12 @@ package cri
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"google.golang.org/grpc/status"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
@@ -27,9 +30,17 @@ func (s *runtimeService) CreateContainer(ctx context.Context, req *pb.CreateCont
 	}
 	id, err := s.runtime.CreateContainer(ctx, pod.ID, cfg)
 	if err != nil {
-		return nil, err
+		return nil, volumeError(err)
 	}
 	return &pb.CreateContainerResponse{ContainerId: id}, nil
+}
+
+// volumeError has an image volume's failure begin with the word that the kubelet counts those by.
+func volumeError(err error) error {
+	if !errors.Is(err, sandbox.ErrImageVolume) {
+		return err
+	}
+	return status.Errorf(codeOf(err), "%s: %v", crierrors.ErrImageVolumeMountFailed, err)
 }
 
 // checkInPod checks what a container may ask for in this pod.

@@ -11,7 +11,7 @@ func (s *runtimeService) StartContainer(ctx context.Context, req *pb.StartContai
 		return nil, err
 	}
 	if err := s.runtime.StartContainer(ctx, req.GetContainerId()); err != nil {
-		return nil, err
+		return nil, volumeError(err)
 	}
 	return &pb.StartContainerResponse{}, nil
 }

@@ -34,6 +34,7 @@ var kinds = []struct {
 	{sandbox.ErrUnavailable, codes.Unavailable},
 	{image.ErrUnauthorized, codes.PermissionDenied},
 	{image.ErrDenied, codes.PermissionDenied},
+	{image.ErrSealed, codes.PermissionDenied},
 	{image.ErrUnavailable, codes.Unavailable},
 	{image.ErrStalled, codes.Unavailable},
 	{image.ErrClosed, codes.Unavailable},

@@ -36,6 +36,7 @@ type fakeRuntime struct {
 	stopped      map[string]time.Duration
 	panics       bool
 	usage        *usage.Stats
+	unmeasured   string
 	events       sandbox.Manager // its subscriptions alone
 	cidrs        []netip.Prefix
 }
@@ -201,6 +202,7 @@ func (r *fakeRuntime) MeasurePod(ctx context.Context, id string) (*sandbox.PodSt
 	for _, c := range r.containers {
 		if c.PodID == p.ID && c.State() == sandbox.ContainerRunning {
 			cs, _ := r.MeasureContainer(ctx, c.ID)
+			cs.Processes = usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}
 			s.Containers = append(s.Containers, cs)
 		}
 	}
@@ -218,18 +220,17 @@ func (r *fakeRuntime) MeasureContainers(ctx context.Context, all []*sandbox.Cont
 	return nil
 }
 
-func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, each func(*sandbox.PodStats) error) error {
+func (r *fakeRuntime) MeasurePods(ctx context.Context, all []*sandbox.Pod, _ bool, each func(*sandbox.PodStats) error) error {
 	for _, p := range all {
 		s, err := r.MeasurePod(ctx, p.ID)
+		if r.unmeasured == p.ID {
+			s = &sandbox.PodStats{Pod: p, Err: errors.New("broken")}
+		}
 		if err := cmpErr(err, each(s)); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (r *fakeRuntime) MeasureProcesses(context.Context, *sandbox.Container) (usage.Processes, error) {
-	return usage.Processes{Count: 2, Files: 9, Sockets: 3, MaxFiles: 1024, Tasks: usage.TaskStates{Sleeping: 5}}, nil
 }
 
 func (r *fakeRuntime) Subscribe() *sandbox.Subscription { return r.events.Subscribe() }

@@ -42,35 +42,54 @@ func (s *runtimeService) StreamPodSandboxMetrics(_ *pb.StreamPodSandboxMetricsRe
 	return p.flush()
 }
 
-// podMetrics measures the ready pods.
+// podMetrics measures the ready pods. Of one that cannot be measured the metrics say that alone.
 func (s *runtimeService) podMetrics(ctx context.Context, each func(*pb.PodSandboxMetrics) error) error {
 	ready := s.selectPods(&pb.PodSandboxFilter{State: &pb.PodSandboxStateValue{State: pb.PodSandboxState_SANDBOX_READY}})
-	disks := diskNames{}
-	var fs *syscall.Statfs_t // all layers are on one file system
-	return s.runtime.MeasurePods(ctx, ready, func(p *sandbox.PodStats) error {
-		out := &pb.PodSandboxMetrics{PodSandboxId: p.Pod.ID}
-		pod := &sample{pod: p.Pod, at: p.At, usage: &p.Usage, network: p.Network, processes: usage.Processes{Count: p.Processes}}
-		out.Metrics = pod.metrics(ofPod)
-		for _, c := range p.Containers {
-			if fs == nil {
-				fs = new(syscall.Statfs_t)
-				if err := syscall.Statfs(c.Layer.Dir, fs); err != nil {
-					return &fsError{c.Layer.Dir, err}
-				}
-			}
-			n, err := s.runtime.MeasureProcesses(ctx, c.Container)
-			if err != nil {
-				return err
-			}
-			sample := &sample{
-				pod: p.Pod, container: c.Container, at: c.At, usage: c.Usage, processes: n, layer: &c.Layer, fs: fs, disks: disks,
-			}
-			out.ContainerMetrics = append(out.ContainerMetrics, &pb.ContainerMetrics{
-				ContainerId: c.Container.ID, Metrics: sample.metrics(ofContainer),
-			})
+	m := podMeter{disks: diskNames{}}
+	return s.runtime.MeasurePods(ctx, ready, true, func(p *sandbox.PodStats) error {
+		out, err := m.pod(p)
+		if err != nil {
+			s.options.Log.Warn("pod sandbox metrics", "pod", p.Pod.ID, "err", err)
+			p.Err = err
+			out, err = m.pod(p)
+		}
+		if err != nil {
+			return err
 		}
 		return each(out)
 	})
+}
+
+// podMeter is what the metrics of all pods of a call have in common.
+type podMeter struct {
+	disks diskNames
+	fs    *syscall.Statfs_t // all layers are on one file system
+}
+
+func (m *podMeter) pod(p *sandbox.PodStats) (*pb.PodSandboxMetrics, error) {
+	out := &pb.PodSandboxMetrics{PodSandboxId: p.Pod.ID}
+	pod := &sample{pod: p.Pod, at: p.At, usage: &p.Usage, network: p.Network, processes: usage.Processes{Count: p.Processes}, err: p.Err}
+	if p.Err != nil {
+		out.Metrics = pod.metrics(ofPod, scrapeError)
+		return out, nil
+	}
+	out.Metrics = pod.metrics(ofPod, "")
+	for _, c := range p.Containers {
+		if m.fs == nil {
+			fs := new(syscall.Statfs_t)
+			if err := syscall.Statfs(c.Layer.Dir, fs); err != nil {
+				return nil, &fsError{c.Layer.Dir, err}
+			}
+			m.fs = fs
+		}
+		sample := &sample{
+			pod: p.Pod, container: c.Container, at: c.At, usage: c.Usage, processes: c.Processes, layer: &c.Layer, fs: m.fs, disks: m.disks,
+		}
+		out.ContainerMetrics = append(out.ContainerMetrics, &pb.ContainerMetrics{
+			ContainerId: c.Container.ID, Metrics: sample.metrics(ofContainer, ""),
+		})
+	}
+	return out, nil
 }
 
 // fsError says which file system could not be asked.
@@ -95,6 +114,7 @@ type sample struct {
 	layer     *sandbox.LayerStats
 	fs        *syscall.Statfs_t
 	disks     diskNames
+	err       error // it could not be measured
 }
 
 // baseLabels come first in every metric: those of cAdvisor as the kubelet has them. A pod's own have no container.
@@ -119,13 +139,13 @@ func (m *metric) labelKeys() []string {
 	return append(append(make([]string, 0, len(baseLabels)+len(m.labels)), baseLabels...), m.labels...)
 }
 
-// metrics are those of the table that this kind of object has.
-func (s *sample) metrics(kind int) []*pb.Metric {
+// metrics are those of the table that this kind of object has, or one of them.
+func (s *sample) metrics(kind int, only string) []*pb.Metric {
 	base := s.labels()
 	out := make([]*pb.Metric, 0, len(metrics))
 	for i := range metrics {
 		m := &metrics[i]
-		if m.of&kind == 0 {
+		if m.of&kind == 0 || only != "" && m.name != only {
 			continue
 		}
 		for _, v := range m.values(s) {

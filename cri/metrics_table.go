@@ -49,6 +49,11 @@ var metrics = []metric{
 	{"container_cpu_cfs_throttled_seconds_total", "Total time duration the container has been throttled.", counter, ofBoth, nil,
 		one(func(s *sample) uint64 { return wholeSeconds(s.usage.CPU.ThrottledNanos) })},
 
+	{"container_cpu_cfs_burst_periods_total", "Number of periods in which a burst occurred.", counter, ofBoth, nil,
+		one(func(s *sample) uint64 { return s.usage.CPU.BurstPeriods })},
+	{"container_cpu_cfs_burst_seconds_total", "Total time duration the container has burst.", counter, ofBoth, nil,
+		one(func(s *sample) uint64 { return wholeSeconds(s.usage.CPU.BurstNanos) })},
+
 	{"container_memory_usage_bytes", "Current memory usage in bytes, including all memory regardless of when it was accessed.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 { return s.usage.Memory.Usage })},
 	{"container_memory_working_set_bytes", "Current working set in bytes.", gauge, ofBoth, nil,
@@ -121,6 +126,26 @@ var metrics = []metric{
 		perDisk(func(d *usage.IO) uint64 { return d.ReadBytes / sector })},
 	{"container_fs_sector_writes_total", "Cumulative count of sectors of 512 bytes written.", counter, ofContainer, []string{"device"},
 		perDisk(func(d *usage.IO) uint64 { return d.WriteBytes / sector })},
+	{"container_fs_reads_merged_total", "Cumulative count of reads merged; BFQ alone counts it, on cgroup v1.", counter, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return t.ReadsMerged })},
+	{"container_fs_writes_merged_total", "Cumulative count of writes merged; BFQ alone counts it, on cgroup v1.", counter, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return t.WritesMerged })},
+	{"container_fs_read_seconds_total", "Cumulative count of seconds spent reading; BFQ alone counts it, on cgroup v1.", counter, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return wholeSeconds(t.ReadNanos) })},
+	{"container_fs_write_seconds_total", "Cumulative count of seconds spent writing; BFQ alone counts it, on cgroup v1.", counter, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return wholeSeconds(t.WriteNanos) })},
+	{"container_fs_io_time_seconds_total", "Cumulative count of seconds spent doing I/Os; BFQ alone counts it, on cgroup v1.", counter, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return wholeSeconds(t.TotalNanos) })},
+	{"container_fs_io_current", "Number of I/Os currently in progress; BFQ alone counts it, on cgroup v1.", gauge, ofContainer, []string{"device"},
+		ioTimes(func(t *usage.IOTimes) uint64 { return t.Queued })},
+	{"container_fs_io_cost_usage_seconds_total", "Cumulative IOCost usage in seconds, on cgroup v2.", counter, ofContainer, []string{"device"},
+		ioCost(func(c *usage.IOCost) uint64 { return c.UsageMicros })},
+	{"container_fs_io_cost_wait_seconds_total", "Cumulative IOCost wait in seconds, on cgroup v2.", counter, ofContainer, []string{"device"},
+		ioCost(func(c *usage.IOCost) uint64 { return c.WaitMicros })},
+	{"container_fs_io_cost_indebt_seconds_total", "Cumulative IOCost debt in seconds, on cgroup v2.", counter, ofContainer, []string{"device"},
+		ioCost(func(c *usage.IOCost) uint64 { return c.IndebtMicros })},
+	{"container_fs_io_cost_indelay_seconds_total", "Cumulative IOCost delay in seconds, on cgroup v2.", counter, ofContainer, []string{"device"},
+		ioCost(func(c *usage.IOCost) uint64 { return c.IndelayMicros })},
 	{"container_blkio_device_usage_total", "Bytes moved from and to block devices.", counter, ofContainer,
 		[]string{"device", "major", "minor", "operation"}, blkio},
 
@@ -168,6 +193,13 @@ var metrics = []metric{
 		}},
 	{"container_last_seen", "Last time a container was seen by the exporter, in seconds since the epoch.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 { return uint64(s.at.Unix()) })},
+	{scrapeError, "1 if the pod could not be measured, 0 otherwise.", gauge, ofPod, nil,
+		one(func(s *sample) uint64 {
+			if s.err != nil {
+				return 1
+			}
+			return 0
+		})},
 	{"container_start_time_seconds", "Start time of the container since the epoch in seconds.", gauge, ofBoth, nil,
 		one(func(s *sample) uint64 {
 			if s.container == nil {
@@ -194,6 +226,9 @@ var metrics = []metric{
 	{"container_spec_memory_reservation_limit_bytes", "Memory reservation limit for the container; the CRI has none.", gauge, ofContainer, nil,
 		one(func(*sample) uint64 { return 0 })},
 }
+
+// scrapeError is the one metric of a pod that could not be measured.
+const scrapeError = "container_scrape_error"
 
 // sector is the kernel's unit of block devices, whatever theirs is.
 const sector = 512
@@ -280,6 +315,30 @@ func perDisk(of func(*usage.IO) uint64) func(*sample) []value {
 		for i := range s.usage.IO {
 			d := &s.usage.IO[i]
 			out = append(out, value{[]string{s.disks.name(d)}, of(d)})
+		}
+		return out
+	}
+}
+
+// ioTimes has no value where the kernel keeps none.
+func ioTimes(of func(*usage.IOTimes) uint64) func(*sample) []value {
+	return func(s *sample) (out []value) {
+		for i := range s.usage.IO {
+			if d := &s.usage.IO[i]; d.Times != nil {
+				out = append(out, value{[]string{s.disks.name(d)}, of(d.Times)})
+			}
+		}
+		return out
+	}
+}
+
+// ioCost has no value for a device that blk-iocost does not control.
+func ioCost(micros func(*usage.IOCost) uint64) func(*sample) []value {
+	return func(s *sample) (out []value) {
+		for i := range s.usage.IO {
+			if d := &s.usage.IO[i]; d.Cost != nil {
+				out = append(out, value{[]string{s.disks.name(d)}, micros(d.Cost) / 1e6})
+			}
 		}
 		return out
 	}

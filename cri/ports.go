@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/image"
-	"github.com/cri-shim/cri-shim/internal/usage"
 	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -76,8 +75,7 @@ type Meters interface {
 	// MeasureContainers and MeasurePods hand over, one by one, what they measure: of the containers those that run. What
 	// is gone meanwhile is left out.
 	MeasureContainers(ctx context.Context, all []*sandbox.Container, each func(*sandbox.ContainerStats) error) error
-	MeasurePods(ctx context.Context, all []*sandbox.Pod, each func(*sandbox.PodStats) error) error
-	MeasureProcesses(ctx context.Context, c *sandbox.Container) (usage.Processes, error)
+	MeasurePods(ctx context.Context, pods []*sandbox.Pod, all bool, each func(*sandbox.PodStats) error) error
 }
 
 // Runtime is everything behind the RuntimeService.

@@ -82,5 +82,10 @@ func (s *runtimeService) measurePods(ctx context.Context, filter *pb.PodSandboxS
 		Id: filter.GetId(), LabelSelector: filter.GetLabelSelector(),
 		State: &pb.PodSandboxStateValue{State: pb.PodSandboxState_SANDBOX_READY},
 	})
-	return s.runtime.MeasurePods(ctx, all, func(p *sandbox.PodStats) error { return each(podStatsToProto(p)) })
+	return s.runtime.MeasurePods(ctx, all, false, func(p *sandbox.PodStats) error {
+		if p.Err != nil {
+			return nil // an entry without numbers would be taken for a pod that uses nothing
+		}
+		return each(podStatsToProto(p))
+	})
 }

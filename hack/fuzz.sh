@@ -4,11 +4,17 @@
 set -uo pipefail
 cd "$(dirname "$(realpath "$0")")/.."
 status=0
-while read -r package; do
-  while read -r target; do
-    echo "== $package $target"
-    # Without a bound on minimizing, one interesting input can eat all of the time.
-    go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-20s}" -fuzzminimizetime 100x "$package" || status=1
-  done < <(go test -list '^Fuzz' "$package" | grep '^Fuzz')
-done < <(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' "${@:-./...}")
+fuzz() {
+  local package target
+  while read -r package; do
+    while read -r target; do
+      echo "== $package $target"
+      # Without a bound on minimizing, one interesting input can eat all of the time.
+      go test -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-20s}" -fuzzminimizetime 100x "$package" || status=1
+    done < <(go test -list '^Fuzz' "$package" | grep '^Fuzz')
+  done < <(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' "${@:-./...}")
+}
+fuzz "$@"
+# A module of its own.
+(($# > 0)) || { cd cmd/cri-shim-trust && GOFLAGS=-tags=containers_image_openpgp fuzz; }
 exit $status

@@ -10,6 +10,9 @@ unformatted=$(gofmt -l "${go_files[@]}") || complain "gofmt"
 [ -z "$unformatted" ] || complain "gofmt -w these: ${unformatted//$'\n'/ }"
 go vet ./... || complain "go vet"
 hack/tools/build.sh staticcheck && .cache/tools/staticcheck ./... || complain "staticcheck"
+# A module of its own.
+(cd cmd/cri-shim-trust && go vet -tags containers_image_openpgp ./... && ../../.cache/tools/staticcheck -tags containers_image_openpgp ./...) ||
+  complain "cmd/cri-shim-trust"
 while read -r f; do
   head -1 "$f" | grep -q '^#!.*sh' || continue
   bash -n "$f" || complain "$f: bash -n"

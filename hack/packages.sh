@@ -13,6 +13,7 @@ if [ "${1-}" != demo ]; then
     make git gcc libc6-dev libseccomp-dev pkg-config # builds; libseccomp is what the compiler of ours is checked against
     kmod cpio jq                                     # the scripts
     nftables conntrack ipset iputils-ping            # networks
+    gnupg skopeo openssl                             # signed and encrypted images
     runc crun strace                                 # what tests run, and the peers they compare with
   )
 fi

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -110,7 +111,7 @@ func splitAuthKey(key string) (host, path string) {
 // authFile is a file in the format of docker's config.json, whose keys may have a path as in containers-auth.json(5).
 type authFile struct {
 	Auths map[string]authEntry `json:"auths"`
-	// Programs that are asked for credentials: not supported, but named by Why.
+	// Programs that are asked for credentials; see auth_helper.go.
 	CredsStore  string            `json:"credsStore"`
 	CredHelpers map[string]string `json:"credHelpers"`
 }
@@ -172,7 +173,7 @@ func authFiles(names []string) []string {
 
 // fileCredential looks a host up in files, the first that knows it counts. A file that cannot be used is in problems:
 // it costs the pulls that need it, not the others.
-func fileCredential(files []string, host, repository string) (found credential, problems []error) {
+func fileCredential(ctx context.Context, files []string, host, repository string) (found credential, problems []error) {
 	for _, name := range authFiles(files) {
 		f, err := readAuthFile(name)
 		if errors.Is(err, os.ErrNotExist) {
@@ -183,9 +184,13 @@ func fileCredential(files []string, host, repository string) (found credential, 
 			continue
 		}
 		key, e, ok := f.find(host, repository)
-		if !ok {
-			if h := f.CredHelpers[host]; h != "" || f.CredsStore != "" {
-				problems = append(problems, fmt.Errorf("%s: credential helpers (%q) are not supported", name, h+f.CredsStore))
+		if !ok || e == (authEntry{}) { // docker leaves an empty entry where a helper has the rest
+			c, err := f.fromHelper(ctx, name, host)
+			if err != nil {
+				problems = append(problems, err)
+			}
+			if !c.empty() {
+				return c, problems
 			}
 			continue
 		}

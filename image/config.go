@@ -3,6 +3,7 @@ package image
 import (
 	"fmt"
 	"log/slog"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
@@ -48,7 +49,17 @@ type Config struct {
 	Verifiers string
 	// VerifierTimeout bounds one call of one program. Default 10 s.
 	VerifierTimeout time.Duration
-	Log             *slog.Logger
+	// SignaturePolicy is a file as in containers-policy.json(5) that says whose signatures images need; "" is none. See
+	// signatures.go.
+	SignaturePolicy string
+	// SignatureSources is a folder as in containers-registries.d(5). Default /etc/containers/registries.d.
+	SignatureSources string
+	// DecryptionKeys are files with private keys, and folders of such files, for encrypted layers. Default
+	// /etc/cri-shim/keys.
+	DecryptionKeys []string
+	// TrustProgram is cri-shim-trust. Default: the one beside this program.
+	TrustProgram string
+	Log          *slog.Logger
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -74,6 +85,19 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.VerifierTimeout <= 0 {
 		c.VerifierTimeout = 10 * time.Second
+	}
+	if c.SignatureSources == "" {
+		c.SignatureSources = "/etc/containers/registries.d"
+	}
+	if c.DecryptionKeys == nil {
+		c.DecryptionKeys = []string{"/etc/cri-shim/keys"}
+	}
+	if c.TrustProgram == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return c, fmt.Errorf("image store: trust program: %w", err)
+		}
+		c.TrustProgram = filepath.Join(filepath.Dir(exe), "cri-shim-trust")
 	}
 	if c.MaxLayerSize <= 0 {
 		c.MaxLayerSize = 256 << 30

@@ -34,6 +34,7 @@ var (
 	ErrClosed       = errors.New("image store is closed")
 	ErrExists       = errors.New("image exists already")
 	ErrDenied       = errors.New("image is denied by policy")
+	ErrSealed       = errors.New("image is encrypted and cannot be opened")
 	ErrInvalid      = layer.ErrInvalid
 	ErrTooLarge     = layer.ErrTooLarge
 )

@@ -191,7 +191,7 @@ func (c *Config) hosts(ctx context.Context, ref reference.Named, auth *Auth, con
 			continue
 		}
 		var bad []error
-		if host.credential, bad, err = c.credentialFor(host, ref, auth); err != nil {
+		if host.credential, bad, err = c.credentialFor(ctx, host, ref, auth); err != nil {
 			return nil, nil, err
 		}
 		for _, b := range bad { // each host finds the same files
@@ -207,19 +207,19 @@ func (c *Config) hosts(ctx context.Context, ref reference.Named, auth *Auth, con
 	return hosts, problems, nil
 }
 
-func (c *Config) credentialFor(h *registryHost, ref reference.Named, auth *Auth) (credential, []error, error) {
+func (c *Config) credentialFor(ctx context.Context, h *registryHost, ref reference.Named, auth *Auth) (credential, []error, error) {
 	if auth.isFor(h.Host, h.origin) {
 		cred, err := auth.credential("the pull request")
 		if err != nil || !cred.empty() {
 			return cred, nil, err
 		}
 	}
-	cred, problems := fileCredential(c.RegistryAuth, h.Host, reference.Path(ref))
+	cred, problems := fileCredential(ctx, c.RegistryAuth, h.Host, reference.Path(ref))
 	if !cred.empty() || !h.origin {
 		return cred, problems, nil
 	}
 	// The files may know the registry by the name that the reference has, and not by its server's.
-	return firstOf(cred, problems)(fileCredential(c.RegistryAuth, reference.Domain(ref), reference.Path(ref)))
+	return firstOf(cred, problems)(fileCredential(ctx, c.RegistryAuth, reference.Domain(ref), reference.Path(ref)))
 }
 
 func firstOf(none credential, problems []error) func(credential, []error) (credential, []error, error) {
@@ -247,13 +247,16 @@ func (h *registryHost) prepare(ctx context.Context, ref reference.Named) error {
 	} else {
 		// A host that a redirect leads to may ask for authentication too: only this one gets an answer.
 		name, user, secret := h.Host, h.credential.user, h.credential.secret
-		h.Authorizer = docker.NewDockerAuthorizer(docker.WithAuthClient(&client), docker.WithAuthHeader(h.Header),
-			docker.WithAuthCreds(func(host string) (string, string, error) {
-				if host != name {
-					return "", "", nil
-				}
-				return user, secret, nil
-			}))
+		header := h.Header
+		h.Authorizer = &renewing{host: name, fresh: func() docker.Authorizer {
+			return docker.NewDockerAuthorizer(docker.WithAuthClient(&client), docker.WithAuthHeader(header),
+				docker.WithAuthCreds(func(host string) (string, string, error) {
+					if host != name {
+						return "", "", nil
+					}
+					return user, secret, nil
+				}))
+		}}
 	}
 	h.resolver = docker.NewResolver(docker.ResolverOptions{
 		Hosts:   func(string) ([]docker.RegistryHost, error) { return []docker.RegistryHost{h.RegistryHost}, nil },

@@ -97,13 +97,24 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		if err := t.addDigest(o); err != nil {
 			return imgs, err
 		}
-		img, err := s.install(ctx, src, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
+		img, err := s.installImported(ctx, src, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
 		if err != nil {
 			return imgs, fmt.Errorf("image %s %v: %w", t.desc.Digest, t.names, err)
 		}
 		imgs = append(imgs, img)
 	}
 	return imgs, nil
+}
+
+// installImported is install for an image whose signatures, if it needs any, are in the registry that its name says.
+func (s *Store) installImported(ctx context.Context, src fetcher, in installation) (*Image, error) {
+	p, err := s.piecesOf(in.asked(), &src)
+	if err != nil {
+		return nil, err
+	}
+	defer p.close()
+	in.pieces = p
+	return s.install(ctx, src, in)
 }
 
 type contextReader struct {

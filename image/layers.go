@@ -27,6 +27,8 @@ type layerInfo struct {
 	Whiteouts int64         `json:"whiteouts,omitempty"`
 	Opaque    bool          `json:"opaque,omitempty"`
 	Implied   []string      `json:"implied,omitempty"`
+	// Sealed: what it was made of was encrypted. Whoever has it in plain has to prove that (see proveLayer).
+	Sealed bool `json:"sealed,omitempty"`
 	// Boot is the kernel's boot ID when the layer was committed. The data of a layer that no image has come to need
 	// yet may not have reached the disk: after a crash of the machine it counts for nothing.
 	Boot      string    `json:"boot"`
@@ -134,8 +136,8 @@ var errDecompressor = errors.New("decompressor")
 const minForProgram = 1 << 20
 
 // buildLayer fetches, verifies and unpacks a layer, in one go, and commits it. After an error nothing of it is left
-// but, perhaps, the beginning of the blob for the next try.
-func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest) (info *layerInfo, err error) {
+// but, perhaps, the beginning of the blob for the next try. An encrypted layer needs its key.
+func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest, key *layerKey) (info *layerInfo, err error) {
 	_, local := src.source.(*blobSource)
 	part := s.openPartial(desc, local)
 	defer func() {
@@ -149,7 +151,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 		program = ""
 	}
 	build := func(b *blobReader) (err error) {
-		info, err = s.buildFrom(ctx, b, id, program)
+		info, err = s.buildFrom(ctx, b, id, program, key)
 		return err
 	}
 	err = src.whole(ctx, desc, part, build)
@@ -162,7 +164,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 }
 
 // buildFrom makes a layer of what b gives. After an error nothing of it is left.
-func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, program string) (_ *layerInfo, err error) {
+func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, program string, key *layerKey) (_ *layerInfo, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(s.cfg.Root, "ingest"), "layer-")
 	if err != nil {
 		return nil, err
@@ -172,13 +174,13 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, 
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	res, err := s.unpackInto(ctx, tmp, b, id, program)
+	res, err := s.unpackInto(ctx, tmp, b, id, program, key)
 	if err != nil {
 		return nil, err
 	}
 	info := &layerInfo{
 		Version: layerVersion, DiffID: id, Size: res.DiskSize, Inodes: res.Inodes, TarSize: res.TarSize,
-		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Boot: s.boot, CreatedAt: time.Now().UTC(),
+		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Sealed: key != nil, Boot: s.boot, CreatedAt: time.Now().UTC(),
 	}
 	record, err := json.Marshal(info)
 	if err != nil {
@@ -204,7 +206,7 @@ func (s *Store) placeLayer(tmp string, id digest.Digest) error {
 }
 
 // unpackInto makes fs/, frame and replaced/ below tmp.
-func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id digest.Digest, program string) (layer.Result, error) {
+func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id digest.Digest, program string, key *layerKey) (layer.Result, error) {
 	none := layer.Result{}
 	fs := filepath.Join(tmp, "fs")
 	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil {
@@ -232,20 +234,21 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id di
 	}
 	defer replaced.Close()
 
-	return fetchInto(ctx, b, id, dir, program, layer.Options{
+	return fetchInto(ctx, b, id, dir, program, key, layer.Options{
 		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced,
 	})
 }
 
-// fetchInto runs the pipeline: fetch → digest of the blob → decompress | digest of the tar stream → unpack.
-func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.File, program string, o layer.Options) (layer.Result, error) {
+// fetchInto runs the pipeline: fetch → digest of the blob (→ decipher) → decompress | digest of the tar stream → unpack.
+func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.File, program string, key *layerKey, o layer.Options) (layer.Result, error) {
 	none := layer.Result{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	desc := blob.desc
 	blobHash, diffHash := desc.Digest.Algorithm().Digester(), id.Algorithm().Digester()
 	raw := io.TeeReader(blob, blobHash.Hash())
-	res, usedProgram, err := unpackStream(ctx, raw, diffHash.Hash(), dir, program, o)
+	raw, in, genuine := key.decipher(raw)
+	res, usedProgram, err := unpackStream(ctx, in, diffHash.Hash(), dir, program, o)
 	if err != nil && ctx.Err() != nil {
 		return none, context.Cause(ctx)
 	}
@@ -261,6 +264,9 @@ func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.
 	}
 	if got := blobHash.Digest(); got != desc.Digest {
 		return none, blob.f.wrap(blob.sender(), wrongBlob("blob %s: got one with digest %s", desc.Digest, got))
+	}
+	if bad := genuine(); bad != nil {
+		return none, bad // and not what a decompressor made of it
 	}
 	if err == nil {
 		if got := diffHash.Digest(); got != id {

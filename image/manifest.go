@@ -7,7 +7,6 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/platforms"
@@ -47,6 +46,7 @@ type manifest struct {
 	configRaw []byte
 	config    ocispec.Image
 	layers    []ocispec.Descriptor // as many as config has diff IDs
+	keys      []*layerKey          // of the layers; nil for those that are not encrypted
 }
 
 // readManifest follows indexes from desc to the manifest for the platform and reads its configuration.
@@ -79,7 +79,11 @@ func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Desc
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
 	m.configID, m.configRaw = desc.Digest, raw
-	if n := len(m.config.RootFS.DiffIDs); n != len(m.layers) {
+	n := len(m.config.RootFS.DiffIDs)
+	if n == 0 && len(m.layers) > 0 && !images.IsConfigType(desc.MediaType) {
+		return fmt.Errorf("config %s: an artifact (%.100q), which has no file system: %w", desc.Digest, desc.MediaType, ErrInvalid)
+	}
+	if n != len(m.layers) {
 		return fmt.Errorf("config %s: %d diff IDs for %d layers: %w", desc.Digest, n, len(m.layers), ErrInvalid)
 	}
 	if m.config.OS != "" && !platforms.Only(platform).Match(platforms.Normalize(m.config.Platform)) {
@@ -133,9 +137,6 @@ func checkLayers(layers []ocispec.Descriptor) error {
 	for i, l := range layers {
 		if err := checkDescriptor(l); err != nil {
 			return fmt.Errorf("layer %d: %w", i, err)
-		}
-		if strings.Contains(l.MediaType, "+encrypted") {
-			return fmt.Errorf("layer %d is encrypted (%.100q), which is not supported: %w", i, l.MediaType, ErrInvalid)
 		}
 	}
 	return nil

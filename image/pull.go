@@ -75,7 +75,8 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p o
 	if _, ok := named.(reference.Tagged); ok {
 		names = append(names, named.String())
 	}
-	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names, progress: seen})
+	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names, progress: seen,
+		pieces: &pieces{s: s, named: named, reg: reg}})
 	if err == nil {
 		s.log.Info("pulled image", append([]any{"image", named.String(), "id", img.ID, "bytes", img.Size,
 			"took", time.Since(seen.start).Round(10 * time.Microsecond)}, seen.attrs()...)...)
@@ -90,7 +91,8 @@ type installation struct {
 	names    []string
 	pin      bool
 	progress *progress // nil: nobody wants to know
-	approved *approval // by the verifiers
+	pieces   *pieces   // of the repository that it is from, for its signatures
+	approved *approval
 }
 
 // asked is the name that the image is wanted by: a tag if there is one.
@@ -112,12 +114,19 @@ func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Ima
 	if err != nil {
 		return nil, err
 	}
-	if policy != "" {
-		in.approved = &approval{policy, time.Now().UTC()}
-	}
+	in.approved = &approval{Policy: policy, At: time.Now().UTC()}
 	m, err := readManifest(ctx, src, in.top, in.platform)
 	if err != nil {
 		return nil, err
+	}
+	if in.approved.Signatures, err = s.judgeSignatures(ctx, in.asked(), in.top, m.desc, m.raw, in.pieces); err != nil {
+		return nil, err
+	}
+	if m.keys, in.approved.Keys, err = s.unwrapKeys(ctx, m.layers); err != nil {
+		return nil, err
+	}
+	if in.approved.none() {
+		in.approved = nil
 	}
 	// Before anything is fetched, so that a failure to sync is not missed (errors are reported since the open).
 	root, err := os.Open(s.cfg.Root)
@@ -161,13 +170,21 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 	for i, id := range m.config.RootFS.DiffIDs {
 		g.Go(func() error {
 			made := false
-			_, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
+			info, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
 				made = true
 				defer src.progress.built(time.Now())
-				return s.buildLayer(ctx, src, m.layers[i], id)
+				return s.buildLayer(ctx, src, m.layers[i], id, m.keys[i])
 			})
 			if err != nil {
 				return err
+			}
+			mu.Lock()
+			used = append(used, id)
+			mu.Unlock()
+			if info.Sealed && !made && m.keys[i] == nil {
+				if err := s.proveLayer(gctx, src, m.layers[i], id); err != nil {
+					return err
+				}
 			}
 			if missing[i] && !made {
 				src.progress.had(m.layers[i].Size) // another pull fetched it
@@ -175,9 +192,6 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 			if missing[i] {
 				src.progress.layerDone()
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			used = append(used, id)
 			return nil
 		})
 	}
@@ -242,9 +256,7 @@ func (s *Store) commit(m *manifest, in installation) (*Image, *int, error) {
 	}
 	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
 	r.Pinned = r.Pinned || in.pin
-	if in.approved != nil {
-		r.Approved = in.approved
-	}
+	r.Approved, r.Encrypted = in.approved, m.encrypted()
 	r.add(now, in.names...)
 	if old != nil {
 		err = writeRecord(s.imageDir(r.ID), r)

@@ -145,7 +145,7 @@ func TestPullErrors(t *testing.T) {
 		"schema 1":           {"schema1:v1", nil, ErrInvalid, "schema 1"},
 		"confused type":      {"both:v1", nil, ErrInvalid, "both"},
 		"hostile layer":      {"hostile:v1", nil, ErrInvalid, "outside"},
-		"encrypted":          {"encrypted:v1", nil, ErrInvalid, "encrypted"},
+		"encrypted":          {"encrypted:v1", nil, ErrSealed, "encrypted"},
 		"too many layers":    {"many:v1", nil, ErrTooLarge, ""},
 		"no registry":        {"", nil, ErrUnavailable, "refused"},
 	} {

@@ -42,8 +42,10 @@ type record struct {
 	Attrs bool `json:"attrs,omitempty"`
 	// Removed: the image is gone for List and Get, but a container still holds it.
 	Removed bool `json:"removed,omitempty"`
-	// Approved is by the verifiers; see trust.go.
+	// Approved is by the verifiers and the policies; see trust.go.
 	Approved *approval `json:"approved,omitempty"`
+	// Encrypted: layers of it were, so that a container needs their keys to be here.
+	Encrypted bool `json:"encrypted,omitempty"`
 	// Pinned: an administrator keeps it from being collected.
 	Pinned bool `json:"pinned,omitempty"`
 	// Boot is the kernel's boot ID as long as the image may not have reached the disk (see settle.go).

@@ -27,6 +27,10 @@ func TestMain(m *testing.M) {
 		pullForever(root, strings.Fields(os.Getenv("TEST_PULL_REFS")))
 		return
 	}
+	if ref := os.Getenv("TEST_PULL_BY_PROXY"); ref != "" {
+		pullByProxy(ref)
+		return
+	}
 	os.Exit(m.Run())
 }
 

@@ -37,9 +37,14 @@ const (
 // approval is that an image may be used.
 type approval struct {
 	// Policy is the fingerprint of the verifiers that were asked.
-	Policy string    `json:"policy"`
+	Policy string    `json:"policy,omitempty"`
 	At     time.Time `json:"at"`
+	// Signatures are the files on which the answer of the signature policy rests, Keys those of the decryption keys.
+	Signatures stamps `json:"signatures,omitempty"`
+	Keys       stamps `json:"keys,omitempty"`
 }
+
+func (a *approval) none() bool { return a.Policy == "" && a.Signatures == nil && a.Keys == nil }
 
 // verifiers lists the programs, and gives what changes when they do.
 func (s *Store) verifiers() (programs []string, policy string, err error) {
@@ -58,17 +63,25 @@ func (s *Store) verifiers() (programs []string, policy string, err error) {
 		if err != nil {
 			return nil, "", fmt.Errorf("image verifiers: %w", err)
 		}
-		st, _ := fi.Sys().(*syscall.Stat_t)
-		switch {
-		case !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0:
-			return nil, "", fmt.Errorf("image verifiers: %s is not a program", path)
-		case fi.Mode()&0o022 != 0 || st.Uid != 0 && int(st.Uid) != os.Geteuid():
-			return nil, "", fmt.Errorf("image verifiers: %s can be changed by others than root", path)
+		if err := isOurProgram(path, fi); err != nil {
+			return nil, "", fmt.Errorf("image verifiers: %w", err)
 		}
-		fmt.Fprintf(h, "%s\x00%d %d %d %d %d\x00", path, st.Dev, st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano())
+		fmt.Fprintf(h, "%s\x00%s\x00", path, stampOf(fi))
 		programs = append(programs, path)
 	}
 	return programs, hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// isOurProgram is nil if path can be executed and only root, or who runs the daemon, can change it.
+func isOurProgram(path string, fi os.FileInfo) error {
+	st, _ := fi.Sys().(*syscall.Stat_t)
+	switch {
+	case !fi.Mode().IsRegular() || fi.Mode()&0o111 == 0:
+		return fmt.Errorf("%s is not a program", path)
+	case fi.Mode()&0o022 != 0 || st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("%s can be changed by others than root", path)
+	}
+	return nil
 }
 
 // judge asks the verifiers about an image, as ref if it has a name, and returns their policy; "" where none are
@@ -169,12 +182,9 @@ func (b *bounded) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{b}, r)
 }
 
-// Admit tells whether containers may be made of an image: nil, if the verifiers that are there now have approved it, or
-// do so now, under any of its names. ErrDenied.
+// Admit tells whether containers may be made of an image: nil, if the verifiers and the policies that are there now have
+// approved it, or do so now, under any of its names. ErrDenied; for an encrypted image whose keys are gone, ErrSealed.
 func (s *Store) Admit(ctx context.Context, refOrID string) error {
-	if s.cfg.Verifiers == "" {
-		return nil
-	}
 	id, err := s.findHeld(refOrID)
 	if err != nil {
 		return err
@@ -183,33 +193,64 @@ func (s *Store) Admit(ctx context.Context, refOrID string) error {
 	if r == nil {
 		return fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
 	}
-	_, policy, err := s.verifiers()
-	if err != nil {
-		return fmt.Errorf("image %s: %w: %w", refOrID, ErrDenied, err)
-	}
-	if r.Approved != nil && r.Approved.Policy == policy {
+	if s.cfg.Verifiers == "" && s.cfg.SignaturePolicy == "" && !r.Encrypted {
 		return nil
 	}
-	if policy, err = s.judgeAgain(ctx, r); err != nil {
+	old := approval{}
+	if r.Approved != nil {
+		old = *r.Approved
+	}
+	now, err := s.admit(ctx, r, old)
+	if err != nil {
 		return fmt.Errorf("image %s: %w", refOrID, err)
 	}
-	return s.approve(id, policy)
+	if now == nil {
+		return nil
+	}
+	return s.approve(id, *now)
+}
+
+// admit asks about r what is not answered by an approval from before; nil is that there was nothing to ask.
+func (s *Store) admit(ctx context.Context, r *record, old approval) (*approval, error) {
+	now, asked := old, false
+	if s.cfg.Verifiers != "" {
+		_, policy, err := s.verifiers()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrDenied, err)
+		}
+		if old.Policy != policy {
+			if now.Policy, err = s.judgeAgain(ctx, r); err != nil {
+				return nil, err
+			}
+			asked = true
+		}
+	}
+	if s.cfg.SignaturePolicy != "" && !old.Signatures.hold(s.cfg.SignaturePolicy) {
+		var err error
+		if now.Signatures, err = s.judgeSignaturesAgain(ctx, r); err != nil {
+			return nil, err
+		}
+		asked = true
+	}
+	if r.Encrypted && !old.Keys.hold(s.cfg.DecryptionKeys...) {
+		_, m, err := parseManifest(r.ManifestRaw, r.Manifest.MediaType, *s.cfg.Platform)
+		if err != nil || m == nil {
+			return nil, fmt.Errorf("%w: its manifest cannot be read: %w", ErrSealed, err)
+		}
+		if _, now.Keys, err = s.unwrapKeys(ctx, m.layers); err != nil {
+			return nil, err
+		}
+		asked = true
+	}
+	if !asked {
+		return nil, nil
+	}
+	return &now, nil
 }
 
 // judgeAgain asks about an image that is here, under each of its tags, or its digests if it has none.
 func (s *Store) judgeAgain(ctx context.Context, r *record) (string, error) {
-	var asTags, asDigests []name
-	for _, n := range r.Names {
-		if n.isDigest() {
-			asDigests = append(asDigests, n)
-		} else {
-			asTags = append(asTags, n)
-		}
-	}
-	all := asTags
-	if len(all) == 0 {
-		all = asDigests
-	}
+	all := r.asked()
 	if len(all) == 0 {
 		return s.judge(ctx, "", r.Manifest)
 	}
@@ -222,6 +263,22 @@ func (s *Store) judgeAgain(ctx context.Context, r *record) (string, error) {
 		errs = append(errs, err)
 	}
 	return "", errors.Join(errs...)
+}
+
+// asked are the names under which the image is judged: its tags, or its digests if it has none.
+func (r *record) asked() []name {
+	var asTags, asDigests []name
+	for _, n := range r.Names {
+		if n.isDigest() {
+			asDigests = append(asDigests, n)
+		} else {
+			asTags = append(asTags, n)
+		}
+	}
+	if len(asTags) == 0 {
+		return asDigests
+	}
+	return asTags
 }
 
 // top is what a name led to: the descriptor that the repository's digest names, which may be an index's.
@@ -240,7 +297,7 @@ func (r *record) top(ref string) ocispec.Descriptor {
 }
 
 // approve records the approval, so that the next container need not wait for it.
-func (s *Store) approve(id digest.Digest, policy string) error {
+func (s *Store) approve(id digest.Digest, a approval) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	r := s.record(id)
@@ -248,7 +305,8 @@ func (s *Store) approve(id digest.Digest, policy string) error {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	r = r.clone()
-	r.Approved = &approval{policy, time.Now().UTC()}
+	a.At = time.Now().UTC()
+	r.Approved = &a
 	if err := writeRecord(s.imageDir(id), r); err != nil {
 		return fmt.Errorf("approve image %s: %w", id, err)
 	}
@@ -258,7 +316,7 @@ func (s *Store) approve(id digest.Digest, policy string) error {
 
 // admitAs asks whether the image may have another name.
 func (s *Store) admitAs(ctx context.Context, refOrID, name string) error {
-	if s.cfg.Verifiers == "" {
+	if s.cfg.Verifiers == "" && s.cfg.SignaturePolicy == "" {
 		return nil
 	}
 	id, err := s.find(refOrID)
@@ -269,6 +327,9 @@ func (s *Store) admitAs(ctx context.Context, refOrID, name string) error {
 	if r == nil {
 		return fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
 	}
-	_, err = s.judge(ctx, name, r.Manifest)
+	if _, err = s.judge(ctx, name, r.Manifest); err != nil {
+		return err
+	}
+	_, err = s.judgeSignaturesAs(ctx, name, r)
 	return err
 }

@@ -254,7 +254,11 @@ func (s *Store) refetch(ctx context.Context, named reference.Named, desc ocispec
 		return err
 	}
 	defer s.layers.gate.leave()
-	info, err := s.buildLayer(ctx, fetcher{source: reg, stall: s.cfg.ProgressTimeout}, desc, id)
+	keys, _, err := s.unwrapKeys(ctx, []ocispec.Descriptor{desc})
+	if err != nil {
+		return err
+	}
+	info, err := s.buildLayer(ctx, fetcher{source: reg, stall: s.cfg.ProgressTimeout}, desc, id, keys[0])
 	if err != nil {
 		return err
 	}

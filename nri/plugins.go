@@ -7,6 +7,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -191,9 +193,19 @@ func (p *Plugins) Create(ctx context.Context, pod *sandbox.Pod, c *sandbox.Conta
 	if !p.started.Load() {
 		return nil, nil, nil
 	}
-	r, err := p.nri.CreateContainer(ctx, &api.CreateContainerRequest{Pod: podOf(pod), Container: p.containerOf(pod, c)})
+	request := &api.CreateContainerRequest{Pod: podOf(pod), Container: p.containerOf(pod, c)}
+	env := slices.Clone(request.Container.Env)
+	r, err := p.nri.CreateContainer(ctx, request)
 	if err != nil {
 		return nil, nil, fmt.Errorf("nri: CreateContainer: %w", err)
+	}
+	if gone := removed(env, request.Container.Env); len(gone) > 0 {
+		if r.Adjust == nil {
+			r.Adjust = &api.ContainerAdjustment{}
+		}
+		for _, name := range gone {
+			r.Adjust.RemoveEnv(name)
+		}
 	}
 	p.evict(r.GetEvict())
 	if _, err := p.updates(ctx, r.GetUpdate()); err != nil {
@@ -212,6 +224,18 @@ func (p *Plugins) Create(ctx context.Context, pod *sandbox.Pod, c *sandbox.Conta
 		return nil, nil, fmt.Errorf("nri: CreateContainer: %w", err)
 	}
 	return data, limits, nil
+}
+
+// removed are the names of variables that plugins removed: the library (0.12.5) takes them out of the request for the plugins
+// that come later, and does not have them in the adjustment.
+func removed(before, after []string) (names []string) {
+	for _, v := range before {
+		name, _, _ := strings.Cut(v, "=")
+		if !slices.ContainsFunc(after, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+			names = append(names, name)
+		}
+	}
+	return names
 }
 
 // refuse names what a plugin may ask for and nobody would do.

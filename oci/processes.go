@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/usage"
 )
 
@@ -17,7 +18,7 @@ const maxLinks = 10_000
 // Processes counts the processes of a group and, where open says so, what they have open. One that ends meanwhile
 // has nothing open.
 func (r *Runtime) Processes(_ context.Context, cgroupPath string, open bool) (usage.Processes, error) {
-	g, err := r.cgroups.Open(cgroupPath)
+	g, err := r.cgroups.Named(cgroupPath)
 	if err != nil {
 		return usage.Processes{}, err
 	}
@@ -29,14 +30,21 @@ func (r *Runtime) Processes(_ context.Context, cgroupPath string, open bool) (us
 	if !open || len(pids) == 0 {
 		return n, nil
 	}
-	limits, _ := os.ReadFile("/proc/" + strconv.Itoa(pids[0]) + "/limits")
-	n.MaxFiles = maxOpenFiles(limits)
+	buf, _ := sys.ReadFile("/proc/"+strconv.Itoa(pids[0])+"/limits", make([]byte, 0, 4096))
+	n.MaxFiles = maxOpenFiles(buf)
 	for _, pid := range pids {
 		countFiles("/proc/"+strconv.Itoa(pid)+"/fd", &n)
 	}
 	looks := 0
 	for _, pid := range pids {
-		countTasks("/proc/"+strconv.Itoa(pid)+"/task", &n.Tasks, &looks)
+		dir := "/proc/" + strconv.Itoa(pid)
+		buf, _ = sys.ReadFile(dir+"/stat", buf[:0]) // empty if it has ended
+		if threads(buf) == 1 {
+			looks++
+			addTask(&n.Tasks, taskState(buf))
+			continue
+		}
+		countTasks(dir+"/task", &n.Tasks, &looks)
 	}
 	return n, nil
 }
@@ -76,32 +84,48 @@ func countTasks(dir string, n *usage.TaskStates, looks *int) {
 		return
 	}
 	defer f.Close()
+	buf := make([]byte, 0, 1024)
 	for {
 		names, err := f.Readdirnames(1024)
 		for _, name := range names {
 			state := byte('S')
 			if *looks++; *looks <= maxTasks {
-				text, err := os.ReadFile(dir + "/" + name + "/stat")
-				if err != nil {
+				var err error
+				if buf, err = sys.ReadFile(dir+"/"+name+"/stat", buf[:0]); err != nil {
 					continue // it has ended
 				}
-				state = taskState(text)
+				state = taskState(buf)
 			}
-			switch state {
-			case 'R':
-				n.Running++
-			case 'S', 'I':
-				n.Sleeping++
-			case 'T', 't':
-				n.Stopped++
-			case 'D':
-				n.Uninterruptible++
-			}
+			addTask(n, state)
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+func addTask(n *usage.TaskStates, state byte) {
+	switch state {
+	case 'R':
+		n.Running++
+	case 'S', 'I':
+		n.Sleeping++
+	case 'T', 't':
+		n.Stopped++
+	case 'D':
+		n.Uninterruptible++
+	}
+}
+
+// threads is how many threads a /proc/PID/stat says that there are (proc(5), num_threads), 0 if it does not.
+func threads(stat []byte) uint64 {
+	const after = 17 // fields from the state on
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) <= after {
+		return 0
+	}
+	n, _ := cgroupfile.Uint(fields[after])
+	return n
 }
 
 // taskState is the state in a /proc/PID/stat, 0 if there is none. It follows the name, which may have anything in it.

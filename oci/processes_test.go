@@ -39,7 +39,21 @@ func TestTaskState(t *testing.T) {
 
 func FuzzTaskState(f *testing.F) {
 	f.Add([]byte("1 (sleep) S 0 1"))
-	f.Fuzz(func(_ *testing.T, data []byte) { taskState(data) })
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		taskState(data)
+		threads(data)
+	})
+}
+
+func TestThreads(t *testing.T) {
+	const fields = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 7 0 99\n"
+	for text, want := range map[string]uint64{
+		"12 (a b) 17)" + fields: 7, "12 (x)" + fields: 7, "12 (x) S 1": 0, "": 0,
+	} {
+		if got := threads([]byte(text)); got != want {
+			t.Errorf("threads(%q) = %d; want %d", text, got, want)
+		}
+	}
 }
 
 func TestCountTasks(t *testing.T) {

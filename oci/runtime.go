@@ -400,10 +400,13 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 }
 
 // Stats measures a group.
-func (r *Runtime) Stats(_ context.Context, cgroupPath string) (*cgroup.Stats, error) {
-	g, err := r.cgroups.Open(cgroupPath)
+func (r *Runtime) Stats(_ context.Context, cgroupPath string, all bool) (*cgroup.Stats, error) {
+	g, err := r.cgroups.Named(cgroupPath)
 	if err != nil {
 		return nil, err
+	}
+	if !all {
+		return g.MainStats()
 	}
 	return g.Stats()
 }

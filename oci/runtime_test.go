@@ -383,7 +383,7 @@ func TestExecUpdateStatsKill(t *testing.T) {
 	if err := n.runtime.Update(t.Context(), p.CgroupPath, &workload.Resources{MemoryLimit: 96 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	stats, err := n.runtime.Stats(t.Context(), p.CgroupPath)
+	stats, err := n.runtime.Stats(t.Context(), p.CgroupPath, true)
 	if err != nil || stats == nil {
 		t.Fatalf("Stats = %+v, %v", stats, err)
 	}
@@ -405,7 +405,7 @@ func TestExecUpdateStatsKill(t *testing.T) {
 			t.Errorf("%s of a group that is gone = %v; want nil", name, err)
 		}
 	}
-	if _, err := n.runtime.Stats(t.Context(), p.CgroupPath); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := n.runtime.Stats(t.Context(), p.CgroupPath, true); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Stats of a group that is gone = %v; want not exist", err)
 	}
 	if err := n.runtime.Update(t.Context(), p.CgroupPath, &workload.Resources{CPUShares: -1}); err == nil {

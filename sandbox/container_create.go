@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -91,6 +92,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		do   func() error
 	}{
 		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
+		{"image volumes", func() error { return m.cfg.Images.HoldVolumes(ctx, &c.Container) }},
 		{"layer", func() error { return m.makeLayer(facts, c, img) }},
 		{"log", func() error { return makeLogDir(c.LogPath) }},
 		{"plugins", func() error {
@@ -98,7 +100,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 			return m.adjust(ctx, facts, c)
 		}},
 	} {
-		if s.name == "plugins" && m.cfg.Plugins == nil {
+		if s.name == "plugins" && m.cfg.Plugins == nil || s.name == "image volumes" && !hasImageVolume(cfg) {
 			continue
 		}
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {
@@ -112,6 +114,10 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	m.tellContainer(EventCreated, c)
 	m.tellPlugins(ctx, PluginCreated, facts, m.facts(c))
 	return c.ID, nil
+}
+
+func hasImageVolume(cfg *workload.Container) bool {
+	return slices.ContainsFunc(cfg.Mounts, func(m workload.Mount) bool { return m.Image != nil })
 }
 
 // enroll makes a container known. A pod that is being stopped or removed meanwhile either finds it

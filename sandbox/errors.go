@@ -18,6 +18,8 @@ var (
 	ErrBusy = errors.New("busy")
 	// ErrUnavailable: something this depends on (a supervisor, a plugin) does not answer.
 	ErrUnavailable = errors.New("unavailable")
+	// ErrImageVolume: an image that a container has as a volume cannot be mounted.
+	ErrImageVolume = errors.New("image volume")
 )
 
 // invalid is an ErrInvalid that names a field of the request.

@@ -247,7 +247,11 @@ func (h *host) Resolve(ref string) (*Image, error) {
 }
 
 func (h *host) Hold(_, owner string) error { return h.do("hold", "hold "+owner) }
-func (h *host) Release(owner string)       { h.undo("hold " + owner) }
+
+func (h *host) HoldVolumes(_ context.Context, c *Container) error {
+	return h.do("volumes", "hold "+c.ID)
+}
+func (h *host) Release(owner string) { h.undo("hold " + owner) }
 
 func (h *host) Rootfs(context.Context, *Container, string, string) (*os.File, error) {
 	f, err := os.Open("/")
@@ -326,11 +330,11 @@ func eventually(t *testing.T, what string, cond func() bool) {
 // meter counts in numbers that a test can tell apart.
 type meter struct{ h *host }
 
-func (m meter) Container(context.Context, *Pod, *Container) (*usage.Stats, error) {
+func (m meter) Container(context.Context, *Pod, *Container, bool) (*usage.Stats, error) {
 	return &usage.Stats{CPU: usage.CPU{UsageNanos: 2e9}, Memory: usage.Memory{WorkingSet: 10}}, m.h.step("measure container")
 }
 
-func (m meter) Pod(context.Context, *Pod) (*usage.Stats, error) {
+func (m meter) Pod(context.Context, *Pod, bool) (*usage.Stats, error) {
 	return &usage.Stats{CPU: usage.CPU{UsageNanos: 7e9}, Memory: usage.Memory{WorkingSet: 70}}, m.h.step("measure pod")
 }
 

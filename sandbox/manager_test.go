@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
@@ -43,7 +44,9 @@ func TestRunPodBreakEveryStep(t *testing.T) {
 }
 
 func TestCreateContainerBreakEveryStep(t *testing.T) {
-	for _, step := range []string{"check", "hold", "hold image", "layer", "log"} {
+	config := containerConfig("c")
+	config.Mounts = append(config.Mounts, workload.Mount{ContainerPath: "/v", Image: &workload.ImageSpec{Image: "data"}})
+	for _, step := range []string{"check", "hold", "hold image", "volumes", "image volumes", "layer", "log"} {
 		t.Run(step, func(t *testing.T) {
 			h := newHost(t)
 			m := h.manager()
@@ -53,13 +56,13 @@ func TestCreateContainerBreakEveryStep(t *testing.T) {
 			}
 			before := h.residue()
 			h.fail = step
-			if id, err := m.CreateContainer(t.Context(), pod, containerConfig("c")); !errors.Is(err, errBroken) {
+			if id, err := m.CreateContainer(t.Context(), pod, config); !errors.Is(err, errBroken) {
 				t.Fatalf("CreateContainer = %q, %v; want the broken step", id, err)
 			}
 			if after := h.residue(); len(after) != len(before) {
 				t.Fatalf("left behind: %q; before: %q", after, before)
 			}
-			if _, err := m.CreateContainer(t.Context(), pod, containerConfig("c")); err != nil {
+			if _, err := m.CreateContainer(t.Context(), pod, config); err != nil {
 				t.Fatalf("retry: %v", err)
 			}
 		})

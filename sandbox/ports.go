@@ -33,6 +33,9 @@ type Images interface {
 	// Rootfs returns a detached mount of the container's root; dir is its own folder. The owners of files are those of
 	// the user namespace at the path userns, "" is none.
 	Rootfs(ctx context.Context, c *Container, dir, userns string) (*os.File, error)
+	// HoldVolumes holds the images that a container has as volumes, and finds out whether they can be mounted; if not,
+	// the error matches ErrImageVolume.
+	HoldVolumes(ctx context.Context, c *Container) error
 }
 
 // Image is what a container needs to know of its image.
@@ -62,10 +65,10 @@ type Runtime interface {
 
 // Meter measures what pods and containers use. What is not there (any more) is an error that matches fs.ErrNotExist.
 type Meter interface {
-	// Container reads the counters of a container's control group.
-	Container(ctx context.Context, p *Pod, c *Container) (*usage.Stats, error)
+	// Container reads the counters of a container's control group: all, or only CPU, memory and pressure.
+	Container(ctx context.Context, p *Pod, c *Container, all bool) (*usage.Stats, error)
 	// Pod reads those of the group that holds all of a pod's containers.
-	Pod(ctx context.Context, p *Pod) (*usage.Stats, error)
+	Pod(ctx context.Context, p *Pod, all bool) (*usage.Stats, error)
 	// Processes counts what runs in a container and, where open says so, what that has open.
 	Processes(ctx context.Context, p *Pod, c *Container, open bool) (usage.Processes, error)
 	// Layer walks a folder and adds up what its files take.

@@ -19,6 +19,7 @@ type ContainerStats struct {
 	Usage     *usage.Stats // nil: it does not run
 	NanoCores uint64       // CPU use between this measurement and an earlier one
 	Layer     LayerStats
+	Processes usage.Processes // where MeasurePods was asked for all: with what they have open
 }
 
 // LayerStats is what the writable layer takes, as of At. Known is false until it was measured once.
@@ -39,6 +40,7 @@ type PodStats struct {
 	OwnNetwork bool // false on the node's network, whose traffic is not the pod's
 	Processes  uint64
 	Containers []*ContainerStats // those that run
+	Err        error             // why it could not be measured: there is nothing but Pod then
 }
 
 // MeasureContainer measures one container. Of one that does not run only the writable layer is known.
@@ -58,14 +60,14 @@ func (m *Manager) measureContainerNow(ctx context.Context, id string) (*Containe
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.measureContainer(ctx, m.snapshot(p), c)
+	s, err := m.measureContainer(ctx, m.snapshot(p), c, false)
 	if err != nil {
 		return nil, fmt.Errorf("stats of container %s: %w", c.ID, err)
 	}
 	return s, nil
 }
 
-func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr) (*ContainerStats, error) {
+func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr, all bool) (*ContainerStats, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func (m *Manager) measureContainer(ctx context.Context, p *Pod, c *ctr) (*Contai
 	if s.Container.State() != ContainerRunning {
 		return s, nil
 	}
-	u, err := m.cfg.Meter.Container(ctx, p, s.Container)
+	u, err := m.cfg.Meter.Container(ctx, p, s.Container, all)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil // it has ended just now
 	}
@@ -93,15 +95,17 @@ func (m *Manager) MeasurePod(ctx context.Context, id string) (*PodStats, error) 
 	if p, err := m.pod(id); err == nil {
 		m.awaitLayers(ctx, m.containersOf(p.ID)...)
 	}
-	return m.measurePodOf(ctx, id, m.indexPods())
+	index := m.indexPods()
+	index.networks = m.networks([]string{id})
+	return m.measurePodOf(ctx, id, index)
 }
 
-func (m *Manager) measurePodOf(ctx context.Context, id string, all *podIndex) (*PodStats, error) {
+func (m *Manager) measurePodOf(ctx context.Context, id string, index *podIndex) (*PodStats, error) {
 	p, err := m.pod(id)
 	if err != nil {
 		return nil, err
 	}
-	s, err := m.measurePod(ctx, p, all)
+	s, err := m.measurePod(ctx, p, index)
 	if err != nil {
 		return nil, fmt.Errorf("stats of pod sandbox %s: %w", p.ID, err)
 	}
@@ -120,7 +124,11 @@ func (m *Manager) MeasureContainers(ctx context.Context, all []*Container, each 
 			continue
 		}
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			m.cfg.Log.Warn("statistics", "ctr", facts.ID, "err", err) // the others are told all the same
+			continue
 		}
 		if err := each(s); err != nil {
 			return err
@@ -129,17 +137,28 @@ func (m *Manager) MeasureContainers(ctx context.Context, all []*Container, each 
 	return nil
 }
 
-// MeasurePods measures pods with their running containers.
-func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodStats) error) error {
+// MeasurePods measures pods with their running containers; all says whether all of the counters that metrics are made of
+// are wanted. A pod that cannot be measured does not keep the others from being told.
+func (m *Manager) MeasurePods(ctx context.Context, pods []*Pod, all bool, each func(*PodStats) error) error {
 	m.awaitLayersOf(ctx, m.Containers())
 	index := m.indexPods()
-	for _, facts := range all {
+	index.all = all
+	ids := make([]string, len(pods))
+	for i, p := range pods {
+		ids[i] = p.ID
+	}
+	index.networks = m.networks(ids)
+	for _, facts := range pods {
 		s, err := m.measurePodOf(ctx, facts.ID, index)
 		if errors.Is(err, ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return err
+			if ctx.Err() != nil {
+				return err
+			}
+			m.cfg.Log.Warn("statistics", "pod", facts.ID, "err", err)
+			s = &PodStats{Pod: facts, At: time.Now(), Err: err}
 		}
 		if err := each(s); err != nil {
 			return err
@@ -152,6 +171,30 @@ func (m *Manager) MeasurePods(ctx context.Context, all []*Pod, each func(*PodSta
 type podIndex struct {
 	containers map[string][]*ctr
 	groups     map[string]int
+	networks   map[string]sys.Counters
+	all        bool // counters are wanted
+}
+
+// networks reads the network counters of the ready pods that have a network of their own.
+func (m *Manager) networks(ids []string) map[string]sys.Counters {
+	var ready, paths []string
+	for _, id := range ids {
+		p, err := m.pod(id)
+		if err != nil {
+			continue
+		}
+		if facts := m.snapshot(p); facts.State() == PodReady && m.ownsNetwork(facts) {
+			ready, paths = append(ready, facts.ID), append(paths, facts.Netns)
+		}
+	}
+	out := make(map[string]sys.Counters, len(ready))
+	if len(ready) == 0 {
+		return out
+	}
+	for i, c := range sys.NetworkCounters(paths...) {
+		out[ready[i]] = c
+	}
+	return out
 }
 
 func (m *Manager) indexPods() *podIndex {
@@ -187,7 +230,7 @@ func (x *podIndex) shares(p *Pod) bool {
 func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodStats, error) {
 	s := &PodStats{Pod: m.snapshot(p), At: time.Now(), OwnNetwork: m.ownsNetwork(&p.Pod)}
 	for _, c := range all.containers[p.ID] {
-		cs, err := m.measureContainer(ctx, s.Pod, c)
+		cs, err := m.measureContainer(ctx, s.Pod, c, all.all)
 		if err != nil {
 			return nil, fmt.Errorf("container %s: %w", c.ID, err)
 		}
@@ -195,22 +238,21 @@ func (m *Manager) measurePod(ctx context.Context, p *pod, all *podIndex) (*PodSt
 			continue
 		}
 		s.Containers = append(s.Containers, cs)
-		n, err := m.cfg.Meter.Processes(ctx, s.Pod, cs.Container, false)
+		n, err := m.cfg.Meter.Processes(ctx, s.Pod, cs.Container, all.all)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("container %s: %w", c.ID, err)
 		}
+		cs.Processes = n
 		s.Processes += n.Count
 	}
 	if err := m.measurePodGroup(ctx, s, all); err != nil {
 		return nil, err
 	}
-	if s.Pod.State() == PodReady && s.OwnNetwork {
-		var err error
-		s.Network, err = sys.NetworkCounters(s.Pod.Netns)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) && s.stillReady(m) {
-			return nil, err
-		}
+	network := all.networks[s.Pod.ID]
+	if network.Err != nil && !errors.Is(network.Err, fs.ErrNotExist) && s.stillReady(m) {
+		return nil, network.Err
 	}
+	s.Network = network.Interfaces
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.NanoCores = p.cpu.rate(s.At, s.Usage.CPU.UsageNanos, s.Pod.CreatedAt)
@@ -227,7 +269,7 @@ func (s *PodStats) stillReady(m *Manager) bool {
 // containers. Where several pods share that group, or it is gone, the containers are added up.
 func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats, all *podIndex) error {
 	if !all.shares(s.Pod) {
-		u, err := m.cfg.Meter.Pod(ctx, s.Pod)
+		u, err := m.cfg.Meter.Pod(ctx, s.Pod, all.all)
 		if err == nil {
 			s.At, s.Usage = time.Now(), *u
 			return nil
@@ -242,19 +284,6 @@ func (m *Manager) measurePodGroup(ctx context.Context, s *PodStats, all *podInde
 	}
 	s.At = time.Now()
 	return nil
-}
-
-// MeasureProcesses counts what a running container's processes have open.
-func (m *Manager) MeasureProcesses(ctx context.Context, c *Container) (usage.Processes, error) {
-	p, err := m.Pod(c.PodID)
-	if err != nil {
-		return usage.Processes{}, err
-	}
-	n, err := m.cfg.Meter.Processes(ctx, p, c, true)
-	if errors.Is(err, fs.ErrNotExist) {
-		return n, nil
-	}
-	return n, err
 }
 
 // cpuWindow is the shortest time over which a rate is taken: clients that ask often get the last one again.

@@ -82,7 +82,7 @@ func TestMeasure(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := m.MeasurePods(cancelled, m.Pods(), func(*PodStats) error { return nil }); !errors.Is(err, context.Canceled) {
+	if err := m.MeasurePods(cancelled, m.Pods(), false, func(*PodStats) error { return nil }); !errors.Is(err, context.Canceled) {
 		t.Errorf("MeasurePods for a client that is gone = %v; want canceled", err)
 	}
 	// Pods that share their group are the sum of their containers.
@@ -100,13 +100,24 @@ func TestMeasure(t *testing.T) {
 		}
 		cfg = other
 	}
+	// One that cannot be measured does not keep the others from being told.
+	h.fail = "measure pod"
+	broken, told := 0, 0
+	if err := m.MeasurePods(t.Context(), m.Pods(), true, func(s *PodStats) error {
+		if told++; s.Err != nil {
+			broken++
+		}
+		return nil
+	}); err != nil || told != 3 || broken != 1 {
+		t.Errorf("MeasurePods with one that breaks = %v, %d told, %d of them broken; want 3 and 1", err, told, broken)
+	}
 	// What is gone between the list and the measurement is left out.
 	pods, ctrs := m.Pods(), m.Containers()
 	if err := m.RemovePod(t.Context(), pod); err != nil {
 		t.Fatal(err)
 	}
 	seen := 0
-	if err := m.MeasurePods(t.Context(), pods, func(*PodStats) error { seen++; return nil }); err != nil || seen != 2 {
+	if err := m.MeasurePods(t.Context(), pods, false, func(*PodStats) error { seen++; return nil }); err != nil || seen != 2 {
 		t.Errorf("MeasurePods with one gone = %d, %v; want 2", seen, err)
 	}
 	if err := m.MeasureContainers(t.Context(), ctrs, func(*ContainerStats) error { return errors.New("measured") }); err != nil {

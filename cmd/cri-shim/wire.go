@@ -220,6 +220,10 @@ func openStore(ctx context.Context, cfg *config.Config, log *slog.Logger) (*imag
 		Pinned:                 cfg.PinnedImages,
 		Verifiers:              cfg.ImageVerifierDir,
 		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
+		SignaturePolicy:        cfg.SignaturePolicy,
+		SignatureSources:       cfg.SignatureSourcesDir,
+		DecryptionKeys:         cfg.DecryptionKeys,
+		TrustProgram:           cfg.TrustProgram,
 		Log:                    log,
 	}
 	if cfg.ImagePlatform != "" {

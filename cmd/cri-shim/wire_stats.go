@@ -20,13 +20,13 @@ type podMeter struct {
 }
 
 // Container implements sandbox.Meter.
-func (m podMeter) Container(ctx context.Context, p *sandbox.Pod, c *sandbox.Container) (*usage.Stats, error) {
-	return m.oci.Stats(ctx, m.foreign.group(p, c))
+func (m podMeter) Container(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, all bool) (*usage.Stats, error) {
+	return m.oci.Stats(ctx, m.foreign.group(p, c), all)
 }
 
 // Pod implements sandbox.Meter. All groups of a pod lie in one.
-func (m podMeter) Pod(ctx context.Context, p *sandbox.Pod) (*usage.Stats, error) {
-	return m.oci.Stats(ctx, m.oci.PodCgroup(&p.Config, p.ID))
+func (m podMeter) Pod(ctx context.Context, p *sandbox.Pod, all bool) (*usage.Stats, error) {
+	return m.oci.Stats(ctx, m.oci.PodCgroup(&p.Config, p.ID), all)
 }
 
 // Processes implements sandbox.Meter.

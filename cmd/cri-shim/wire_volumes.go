@@ -23,7 +23,7 @@ func (i *podImages) volumes(ctx context.Context, c *sandbox.Container, userns st
 		}
 		f, err := i.volume(ctx, c, m, userns)
 		if err != nil {
-			return files, fmt.Errorf("config.mounts[%d].image: ImageVolumeMountFailed: %w", n, err)
+			return files, fmt.Errorf("%w: config.mounts[%d].image: %w", sandbox.ErrImageVolume, n, err)
 		}
 		if files == nil {
 			files = map[string]*os.File{}
@@ -31,6 +31,14 @@ func (i *podImages) volumes(ctx context.Context, c *sandbox.Container, userns st
 		files[path.Clean(m.ContainerPath)] = f
 	}
 	return files, nil
+}
+
+// HoldVolumes implements sandbox.Images: it mounts them for a moment, without the pod's users, as that tells of a missing
+// image, of a sub-path and of a policy at the creation, where the kubelet looks for it.
+func (i *podImages) HoldVolumes(ctx context.Context, c *sandbox.Container) error {
+	files, err := i.volumes(ctx, c, "")
+	closeVolumes(files)
+	return err
 }
 
 func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount, userns string) (*os.File, error) {

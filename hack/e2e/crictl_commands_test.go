@@ -28,12 +28,12 @@ var crictlCommands = []struct {
 }{
 	{"attach", testCrictlAttach},
 	{"checkpoint", testCrictlCheckpoint},
-	{"completion", func(c *crictlTest) { c.wants("complete -", "completion", "bash") }},
+	{"completion", testCrictlCompletion},
 	{"config", testCrictlConfig},
 	{"create start ps stop rm", testCrictlContainer},
 	{"events", testCrictlEvents},
 	{"exec", testCrictlExec},
-	{"help", func(c *crictlTest) { c.wants("client for CRI", "help") }},
+	{"help", testCrictlHelp},
 	{"imagefsinfo", func(c *crictlTest) { c.wants(c.node.path("root"), "imagefsinfo") }},
 	{"info", testCrictlInfo},
 	{"inspect", testCrictlInspect},
@@ -57,22 +57,15 @@ var commandLine = regexp.MustCompile(`^   ([a-z][a-z-]*)(, [a-z]+)*  +\S`)
 func TestCrictlCommands(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
-	_, help, ok := strings.Cut(n.crictl(t, "--help"), "COMMANDS:\n")
-	help, _, found := strings.Cut(help, "GLOBAL OPTIONS:")
-	if !ok || !found {
-		t.Fatal("crictl --help has no list of commands")
-	}
-	var has, tested []string
-	for line := range strings.Lines(help) {
-		if m := commandLine.FindStringSubmatch(line); m != nil {
-			has = append(has, m[1])
-		}
-	}
+	has := (&crictlTest{t, n}).commands()
+	var tested []string
 	// One after another: some look at all that the node has.
 	for _, c := range crictlCommands {
 		tested = append(tested, strings.Fields(c.commands)...)
 		t.Run(c.commands, func(t *testing.T) { c.test(&crictlTest{t, n}) })
 	}
+	t.Run("output formats", func(t *testing.T) { testCrictlOutputs(&crictlTest{t, n}) })
+	t.Run("debug", func(t *testing.T) { testCrictlDebug(&crictlTest{t, n}) })
 	slices.Sort(has)
 	slices.Sort(tested)
 	if d := cmp.Diff(has, tested); d != "" {
@@ -84,6 +77,22 @@ func TestCrictlCommands(t *testing.T) {
 type crictlTest struct {
 	*testing.T
 	node *node
+}
+
+// commands are those of crictl's own list.
+func (c *crictlTest) commands() (all []string) {
+	c.Helper()
+	_, help, ok := strings.Cut(c.node.crictl(c.T, "--help"), "COMMANDS:\n")
+	help, _, found := strings.Cut(help, "GLOBAL OPTIONS:")
+	if !ok || !found {
+		c.Fatal("crictl --help has no list of commands")
+	}
+	for line := range strings.Lines(help) {
+		if m := commandLine.FindStringSubmatch(line); m != nil {
+			all = append(all, m[1])
+		}
+	}
+	return all
 }
 
 // wants runs crictl and looks for text in what it prints.
@@ -437,5 +446,90 @@ func testCrictlCheckpoint(c *crictlTest) {
 	out, err := c.node.streamCommand(ctx(c.T), c.T, "checkpoint", "--export", archive, ctr.id).CombinedOutput()
 	if _, stat := os.Stat(archive); err == nil && stat != nil || err != nil && !strings.Contains(string(out), "criu") {
 		c.Errorf("crictl checkpoint = %s, %v; want an archive, or what is missing of criu", out, err)
+	}
+}
+
+func testCrictlCompletion(c *crictlTest) {
+	for shell, text := range map[string]string{"bash": "complete -", "zsh": "compdef", "fish": "fish shell completion"} {
+		c.wants(text, "completion", shell)
+	}
+}
+
+// testCrictlHelp: each command has its own.
+func testCrictlHelp(c *crictlTest) {
+	c.wants("client for CRI", "help")
+	for _, command := range c.commands() {
+		if command != "help" {
+			c.wants("crictl "+command, command, "--help")
+		}
+	}
+}
+
+// outputFormats are the commands that print objects, with the formats that each takes.
+var outputFormats = []struct{ command, formats string }{
+	{"ps -a", "json yaml table"}, {"pods", "json yaml table"}, {"images", "json yaml table"},
+	{"inspect CONTAINER", "json yaml go-template table"}, {"inspectp POD", "json yaml go-template table"},
+	{"inspecti IMAGE", "json yaml go-template table"}, {"info", "json yaml go-template"}, {"imagefsinfo", "json yaml go-template table"},
+	{"stats CONTAINER", "json yaml table"}, {"statsp POD", "json yaml table"}, {"metricsp", "json yaml"}, {"metricdescs", "json yaml"},
+}
+
+var yamlLine = regexp.MustCompile(`(?m)^[- ]*[A-Za-z]\w*:( |$)`)
+
+// testCrictlOutputs: all of these formats. What crictl does not get for a format, it cannot print.
+func testCrictlOutputs(c *crictlTest) {
+	ctr := c.node.runPod(c.T).sleeping(c.T)
+	for _, tc := range outputFormats {
+		args := strings.Fields(strings.NewReplacer("CONTAINER", ctr.id, "POD", ctr.pod.id, "IMAGE", busybox()).Replace(tc.command))
+		for _, format := range strings.Fields(tc.formats) {
+			with := append([]string{args[0], "--output", format}, args[1:]...)
+			if format == "go-template" {
+				with = append([]string{args[0], "--output", format, "--template", "{{ printf \"%T\" . }}"}, args[1:]...)
+			}
+			got := c.node.crictl(c.T, with...)
+			var tree any
+			switch format {
+			case "json":
+				if err := json.Unmarshal([]byte(got), &tree); err != nil {
+					c.Errorf("crictl %s: %v\n%s", strings.Join(with, " "), err, got)
+				}
+			case "yaml":
+				if json.Unmarshal([]byte(got), &tree) == nil || !yamlLine.MatchString(got) {
+					c.Errorf("crictl %s = %q; want YAML", strings.Join(with, " "), got)
+				}
+			case "go-template":
+				if !strings.Contains(got, "map[") {
+					c.Errorf("crictl %s = %q; want a map", strings.Join(with, " "), got)
+				}
+			default:
+				if strings.Count(got, "\n") < 2 {
+					c.Errorf("crictl %s = %q; want a heading and more", strings.Join(with, " "), got)
+				}
+			}
+		}
+	}
+	_, out := c.start("events", "--output", "yaml")
+	lines := make(chan string, 1000)
+	go func() {
+		defer close(lines)
+		for out.Scan() {
+			lines <- out.Text()
+		}
+	}()
+	eventually(c.T, "events in YAML", func() bool {
+		c.node.runPod(c.T)
+		for len(lines) > 0 {
+			if strings.HasPrefix(<-lines, "containerEventType:") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// testCrictlDebug: crictl shows the requests and answers.
+func testCrictlDebug(c *crictlTest) {
+	out, err := c.node.streamCommand(ctx(c.T), c.T, "--debug", "pods").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "ListPodSandboxRe") {
+		c.Errorf("crictl --debug pods = %q, %v; want the request", out, err)
 	}
 }

@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,5 +64,53 @@ func TestImagePolicy(t *testing.T) {
 	}
 	if err := container(func(c *pb.ContainerConfig) { c.Image.Image = web() }); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "no longer") {
 		t.Errorf("a container of an image that is no longer allowed: %v; want it denied", err)
+	}
+}
+
+// TestSignaturePolicy: what no key has signed is neither pulled nor run, also under a policy that came after it.
+func TestSignaturePolicy(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	trust, policy := filepath.Join(dir, "cri-shim-trust"), filepath.Join(dir, "policy.json")
+	if out, err := exec.Command("../../cmd/cri-shim-trust/build.sh", trust).CombinedOutput(); err != nil {
+		t.Fatalf("build cri-shim-trust: %v\n%s", err, out)
+	}
+	write := func(foreign string) {
+		t.Helper()
+		text := fmt.Sprintf(`{"default": [{"type": "insecureAcceptAnything"}], "transports": {"docker": {"%s/signed": [%s]}}}`, images.Host(), foreign)
+		if err := os.WriteFile(policy, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Also for the images that every node of these tests begins with; their host is known then.
+	if err := os.WriteFile(policy, []byte(`{"default": [{"type": "insecureAcceptAnything"}]}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	n := newNode(t, map[string]string{"signature_policy": quote(policy), "trust_program": quote(trust), "signature_sources_dir": quote(dir + "/none")})
+	write(`{"type": "reject"}`)
+	smallImage(t, images.Server, "signed/app", "v1")
+	app := images.Host() + "/signed/app:v1"
+	_, err := n.pull(t, app, nil)
+	scope := fmt.Sprintf("scope docker %q", images.Host()+"/signed")
+	if status.Code(err) != codes.Unknown || !strings.Contains(err.Error(), "SignatureValidationFailed: ") || !strings.Contains(err.Error(), scope) {
+		t.Errorf("PullImage = %v; want what the kubelet knows, and %s", err, scope)
+	}
+	write(`{"type": "insecureAcceptAnything"}`)
+	if _, err := n.pull(t, app, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := n.runPod(t)
+	container := func(name string) error {
+		t.Helper()
+		return p.createAndStart(t, p.containerConfig(name, []string{"true"}, func(c *pb.ContainerConfig) {
+			c.Mounts = []*pb.Mount{{ContainerPath: "/app", Image: &pb.ImageSpec{Image: app}, Readonly: true}}
+		}))
+	}
+	if err := container("before"); err != nil {
+		t.Errorf("a container with an image that is allowed: %v", err)
+	}
+	write(`{"type": "signedBy", "keyType": "GPGKeys", "keyPath": "/nonexistent/release.gpg"}`)
+	if err := container("after"); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "/nonexistent/release.gpg") {
+		t.Errorf("a container with an image that nobody has signed: %v; want it denied, with the key", err)
 	}
 }

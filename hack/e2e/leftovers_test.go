@@ -29,7 +29,7 @@ func (n *node) close() error {
 	if n.conn != nil {
 		errs = append(errs, n.conn.Close())
 	}
-	errs = append(errs, n.processesEnd(), n.unmountAll(), n.removeCgroups())
+	errs = append(errs, n.processesEnd(), n.unmountAll(), n.removeCgroups(), calls.read(n.path("daemon.log")))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: %w", n.dir, err)
 	}

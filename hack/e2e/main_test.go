@@ -20,9 +20,13 @@ type suite struct{ m *testing.M }
 
 func (s suite) Run() int {
 	code := s.m.Run()
-	if err := errors.Join(closeShared(), images.close()); err != nil {
-		fmt.Fprintf(os.Stderr, "--- FAIL: what the tests left behind\n%v\n", err)
-		return max(code, 1)
+	for what, err := range map[string]error{
+		"what the tests left behind": errors.Join(closeShared(), images.close()), "calls": calls.check(),
+	} {
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "--- FAIL: %s\n%v\n", what, err)
+			code = max(code, 1)
+		}
 	}
 	return code
 }

@@ -9,7 +9,9 @@ import (
 	"testing"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"google.golang.org/grpc/status"
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
 )
@@ -182,5 +184,38 @@ func TestImageMount(t *testing.T) {
 	))
 	if want := "TestImageMount1\nTestImageMount1\ndenied\n"; got != want {
 		t.Errorf("an image as a volume: %q; want %q", got, want)
+	}
+}
+
+// TestImageMountErrors: the kubelet counts a failed image volume by the first word of CreateContainer's error.
+func TestImageMountErrors(t *testing.T) {
+	t.Parallel()
+	n := sharedNode(t)
+	pushed := smallImage(t, images.Server, "e2e/imagemounterrors", "1")
+	name := images.Host() + "/e2e/imagemounterrors:1"
+	if _, err := n.pull(t, name, nil); err != nil {
+		t.Fatal(err)
+	}
+	p := n.runPod(t)
+	for what, m := range map[string]*pb.Mount{
+		"registry.test/never:pulled":  {Image: &pb.ImageSpec{Image: "registry.test/never:pulled"}},
+		"image_sub_path \"no/such\"":  {Image: &pb.ImageSpec{Image: name}, ImageSubPath: "no/such"},
+		"image_sub_path \"etc/name\"": {Image: &pb.ImageSpec{Image: name}, ImageSubPath: "etc/name"}, // a file
+	} {
+		m.ContainerPath, m.Readonly = "/v", true
+		config := p.containerConfig("c", sh("true"), mount(m))
+		_, err := n.CreateContainer(ctx(t), &pb.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})
+		if text := status.Convert(err).Message(); !strings.HasPrefix(text, crierrors.ErrImageVolumeMountFailed.Error()+": ") || !strings.Contains(text, what) {
+			t.Errorf("CreateContainer() = %v; want ImageVolumeMountFailed first, and %s", err, what)
+		}
+	}
+	// It is held from then on: the kubelet may collect images between the creation and the start.
+	c := p.create(t, sh("cat /v/etc/name"), mount(&pb.Mount{ContainerPath: "/v", Image: &pb.ImageSpec{Image: pushed.ID.String()}, Readonly: true}))
+	if _, err := n.RemoveImage(ctx(t), &pb.RemoveImageRequest{Image: &pb.ImageSpec{Image: name}}); err != nil {
+		t.Fatal(err)
+	}
+	c.startIt(t).wait(t)
+	if got := c.log(t, "stdout"); !strings.HasPrefix(got, "TestImageMountErrors") {
+		t.Errorf("a volume whose image was removed before the start has %q; want the image's file", got)
 	}
 }

@@ -112,6 +112,61 @@ func testUpdate(t *testing.T, n *node, p *pod) {
 	}
 }
 
+// TestUpdateEachLimit: every limit of the CRI, one after another on what runs; what a change does not name stays.
+func TestUpdateEachLimit(t *testing.T) {
+	t.Parallel()
+	n := sharedNode(t)
+	c := n.runPod(t).sleeping(t, func(c *pb.ContainerConfig) {
+		c.Linux.Resources = &pb.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 64 << 20, CpuShares: 512}
+	})
+	cpus := strings.TrimSpace(c.exec(t, "cat /sys/fs/cgroup/cpuset*/cpuset.cpus.effective /sys/fs/cgroup/cpuset*/cpuset.effective_cpus /sys/fs/cgroup/cpuset.cpus.effective 2>/dev/null | head -1"))
+	last, _, _ := strings.Cut(cpus, ",")
+	if _, high, ok := strings.Cut(last, "-"); ok {
+		last = high
+	}
+	for _, tc := range []struct {
+		name   string
+		change *pb.LinuxContainerResources
+		v1, v2 string // file, "=" and what it holds then; "" is that the hierarchy has no such limit
+	}{
+		{"cpu_shares", &pb.LinuxContainerResources{CpuShares: 1024}, "cpu/cpu.shares=1024", "cpu.weight=100"},
+		{"cpu_period and cpu_quota", &pb.LinuxContainerResources{CpuPeriod: 50000, CpuQuota: 20000}, "cpu/cpu.cfs_quota_us=20000", "cpu.max=20000 50000"},
+		{"cpu_quota alone", &pb.LinuxContainerResources{CpuQuota: 30000}, "cpu/cpu.cfs_period_us=50000", "cpu.max=30000 50000"},
+		{"no cpu_quota", &pb.LinuxContainerResources{CpuQuota: -1}, "cpu/cpu.cfs_quota_us=-1", "cpu.max=max 50000"},
+		{"cpuset_cpus", &pb.LinuxContainerResources{CpusetCpus: last}, "cpuset/cpuset.cpus=" + last, "cpuset.cpus=" + last},
+		{"cpuset_mems", &pb.LinuxContainerResources{CpusetMems: "0"}, "cpuset/cpuset.mems=0", "cpuset.mems=0"},
+		{"memory down", &pb.LinuxContainerResources{MemoryLimitInBytes: 48 << 20}, fmt.Sprint("memory/memory.limit_in_bytes=", 48<<20), fmt.Sprint("memory.max=", 48<<20)},
+		{"memory up", &pb.LinuxContainerResources{MemoryLimitInBytes: 96 << 20}, fmt.Sprint("memory/memory.limit_in_bytes=", 96<<20), fmt.Sprint("memory.max=", 96<<20)},
+		{"swap", &pb.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, MemorySwapLimitInBytes: 128 << 20},
+			fmt.Sprint("memory/memory.memsw.limit_in_bytes=", 128<<20), fmt.Sprint("memory.swap.max=", 32<<20)},
+		{"hugepages", &pb.LinuxContainerResources{HugepageLimits: []*pb.HugepageLimit{{PageSize: "2MB", Limit: 8 << 20}}},
+			fmt.Sprint("hugetlb/hugetlb.2MB.limit_in_bytes=", 8<<20), fmt.Sprint("hugetlb.2MB.max=", 8<<20)},
+		{"unified", &pb.LinuxContainerResources{Unified: map[string]string{"memory.high": fmt.Sprint(80 << 20)}}, "", fmt.Sprint("memory.high=", 80<<20)},
+	} {
+		at := tc.v1
+		if unified() {
+			at = tc.v2
+		}
+		file, want, _ := strings.Cut(at, "=")
+		_, err := c.UpdateContainerResources(ctx(t), &pb.UpdateContainerResourcesRequest{ContainerId: c.id, Linux: tc.change})
+		if file == "" || strings.TrimSpace(c.exec(t, "test -e /sys/fs/cgroup/"+file+" && echo there; true")) == "" {
+			// What the node cannot limit is refused, but for swap: where nobody counts it there is none to be limited.
+			if err == nil && tc.name != "swap" {
+				t.Errorf("%s: no error; want one, as there is no %q", tc.name, file)
+			}
+			t.Logf("%s: the node has no such limit: %v", tc.name, err)
+			continue
+		}
+		if got := strings.TrimSpace(c.exec(t, "cat /sys/fs/cgroup/"+file)); err != nil || got != want {
+			t.Errorf("%s: %v, %s = %q; want %q", tc.name, err, file, got, want)
+		}
+	}
+	r := c.status(t).GetResources().GetLinux()
+	if r.GetCpuShares() != 1024 || r.GetCpuPeriod() != 50000 || r.GetCpuQuota() != -1 || r.GetMemoryLimitInBytes() != 96<<20 || r.GetCpusetCpus() != last || r.GetCpusetMems() != "0" {
+		t.Errorf("ContainerStatus().Resources = %v; want all of what was set", r)
+	}
+}
+
 func TestUpdatePodSandbox(t *testing.T) {
 	t.Parallel()
 	n := sharedNode(t)

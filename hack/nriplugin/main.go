@@ -7,9 +7,14 @@
 //	nri.test/memory: BYTES       a memory limit
 //	nri.test/pids: N             a limit of processes, which the CRI does not have
 //	nri.test/cgroup: PATH        which the runtime refuses
+//	nri.test/adjust: JSON        any adjustment (api.ContainerAdjustment)
 //	nri.test/limit: ID=BYTES     a memory limit for another container
+//	nri.test/on-update: ID=BYTES one when this container is updated; "own" is the container itself
+//	nri.test/on-stop: ID=BYTES   one when this container has ended
+//	nri.test/by-itself: ID=BYTES one that the plugin asks for by itself, once this container runs
 //	nri.test/hang                it does not answer
 //	nri.test/refuse              it answers with an error
+//	nri.test/veto                it lets no plugin adjust the container
 package main
 
 import (
@@ -23,6 +28,8 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 func main() {
@@ -33,6 +40,7 @@ func main() {
 	}
 	s, err := stub.New(p, opts...)
 	if err == nil {
+		p.stub = s
 		err = s.Run(context.Background())
 	}
 	if err != nil {
@@ -41,7 +49,10 @@ func main() {
 	}
 }
 
-type plugin struct{ log string }
+type plugin struct {
+	log  string
+	stub stub.Stub
+}
 
 func (p *plugin) note(event string, id string) {
 	f, err := os.OpenFile(p.log, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
@@ -126,15 +137,38 @@ func (p *plugin) CreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Co
 	if v, _, ok := get("cgroup"); ok {
 		a.SetLinuxCgroupsPath(v)
 	}
-	var updates []*api.ContainerUpdate
-	if id, value, ok := get("limit"); ok {
-		n, _ := strconv.ParseInt(value, 10, 64)
-		u := &api.ContainerUpdate{}
-		u.SetContainerId(id)
-		u.SetLinuxMemoryLimit(n)
-		updates = append(updates, u)
+	if text, ok := c.GetAnnotations()["nri.test/adjust"]; ok {
+		more := &api.ContainerAdjustment{}
+		if err := protojson.Unmarshal([]byte(text), more); err != nil {
+			return nil, nil, err
+		}
+		proto.Merge(a, more)
 	}
-	return a, updates, ask(c.GetAnnotations())
+	return a, limit(c, "limit"), ask(c.GetAnnotations())
+}
+
+// limit is the update that an annotation of a container asks for, if any.
+func limit(c *api.Container, key string) []*api.ContainerUpdate {
+	id, value, ok := strings.Cut(c.GetAnnotations()["nri.test/"+key], "=")
+	if !ok {
+		return nil
+	}
+	if id == "own" {
+		id = c.GetId()
+	}
+	n, _ := strconv.ParseInt(value, 10, 64)
+	u := &api.ContainerUpdate{}
+	u.SetContainerId(id)
+	u.SetLinuxMemoryLimit(n)
+	return []*api.ContainerUpdate{u}
+}
+
+func (p *plugin) ValidateContainerAdjustment(_ context.Context, r *api.ValidateContainerAdjustmentRequest) error {
+	p.note("ValidateContainerAdjustment", r.GetContainer().GetId())
+	if _, ok := r.GetContainer().GetAnnotations()["nri.test/veto"]; ok {
+		return errors.New("vetoed by the test")
+	}
+	return nil
 }
 
 func (p *plugin) PostCreateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
@@ -149,12 +183,18 @@ func (p *plugin) StartContainer(_ context.Context, _ *api.PodSandbox, c *api.Con
 
 func (p *plugin) PostStartContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
 	p.note("PostStartContainer", c.GetId())
+	if u := limit(c, "by-itself"); u != nil {
+		go func() { // the runtime waits for this event's end
+			failed, err := p.stub.UpdateContainers(u)
+			p.note("UpdateContainers", fmt.Sprint(len(failed), " ", err))
+		}()
+	}
 	return nil
 }
 
 func (p *plugin) UpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container, _ *api.LinuxResources) ([]*api.ContainerUpdate, error) {
 	p.note("UpdateContainer", c.GetId())
-	return nil, nil
+	return limit(c, "on-update"), nil
 }
 
 func (p *plugin) PostUpdateContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {
@@ -164,7 +204,7 @@ func (p *plugin) PostUpdateContainer(_ context.Context, _ *api.PodSandbox, c *ap
 
 func (p *plugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) ([]*api.ContainerUpdate, error) {
 	p.note("StopContainer", c.GetId())
-	return nil, nil
+	return limit(c, "on-stop"), nil
 }
 
 func (p *plugin) RemoveContainer(_ context.Context, _ *api.PodSandbox, c *api.Container) error {

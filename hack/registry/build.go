@@ -243,6 +243,9 @@ func (s *Server) AddIndex(repo, tag string, docker bool, manifests ...ocispec.De
 // AddManifest stores any manifest under repo:tag ("" for its digest only).
 func (s *Server) AddManifest(repo, tag string, raw []byte) (digest.Digest, error) {
 	d, err := s.AddBlob(raw)
+	if err == nil {
+		err = s.noteSubject(repo, d, raw)
+	}
 	if err != nil || tag == "" {
 		return d.Digest, err
 	}

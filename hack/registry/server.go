@@ -151,7 +151,7 @@ func (w *statusWriter) WriteHeader(code int) {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-var route = regexp.MustCompile(`^/v2/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)/(manifests|blobs|blobs/uploads|tags)/([^/]*)$`)
+var route = regexp.MustCompile(`^/v2/([a-z0-9]+(?:[._/-]+[a-z0-9]+)*)/(manifests|blobs|blobs/uploads|tags|referrers)/([^/]*)$`)
 
 func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2/" || r.URL.Path == "/v2" {
@@ -171,6 +171,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request) {
 		s.putManifest(w, r, repo, ref)
 	case kind == "blobs" && (r.Method == http.MethodGet || r.Method == http.MethodHead):
 		s.getBlob(w, r, digest.Digest(ref))
+	case kind == "referrers" && r.Method == http.MethodGet:
+		s.getReferrers(w, r, repo, digest.Digest(ref))
 	case kind == "blobs/uploads":
 		s.upload(w, r, repo, ref)
 	case kind == "tags" && ref == "list" && r.Method == http.MethodGet:
@@ -249,6 +251,13 @@ func (s *Server) Token() string {
 	defer s.mu.Unlock()
 	s.tokens[t] = true
 	return t
+}
+
+// Revoke makes all tokens void.
+func (s *Server) Revoke() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.tokens)
 }
 
 func (s *Server) blobPath(d digest.Digest) string {
@@ -413,3 +422,6 @@ func (s *Server) finishUpload(path string, want digest.Digest) error {
 	}
 	return os.Rename(path, dst)
 }
+
+// Root is the directory that everything is kept in.
+func (s *Server) Root() string { return s.opts.Root }

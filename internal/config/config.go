@@ -33,6 +33,10 @@ type Config struct {
 	PinnedImages           []string `toml:"pinned_images" doc:"Images that the kubelet's garbage collection leaves alone. A * at the end of a full name, as in docker.io/library/*, stands for any rest."`
 	ImageVerifierDir       string   `toml:"image_verifier_dir" doc:"Folder of programs that approve images, called as containerd calls its image verifiers: at pull, import and tag, and before a container is made of an image that these programs have not approved. All must approve; without a program in it nothing is. Empty: every image is allowed."`
 	ImageVerifierTimeout   Duration `toml:"image_verifier_timeout" doc:"For one call of one of these programs; then it is killed, and the image is denied."`
+	SignaturePolicy        string   `toml:"signature_policy" doc:"Whose signatures images need: a file as in containers-policy.json(5), such as /etc/containers/policy.json; sigstore (cosign) and simple signing. Asked at pull, import and tag, and before a container is made if it or a key has changed since. Empty: none."`
+	SignatureSourcesDir    string   `toml:"signature_sources_dir" doc:"Folder that says where signatures are kept, as in containers-registries.d(5): lookaside, use-sigstore-attachments."`
+	DecryptionKeys         []string `toml:"decryption_keys" doc:"Files with private keys (PEM, DER, JWK), certificates for PKCS7 and OpenPGP key rings that open encrypted layers, and folders of such files; the password of a key is in a file with .password added to its name. Read when an encrypted image is pulled or imported, or used after a change."`
+	TrustProgram           string   `toml:"trust_program" doc:"cri-shim-trust, which reads signatures and the keys of encrypted layers. Empty: the one beside the daemon's own program."`
 	ImagePlatform          string   `toml:"image_platform" doc:"Platform to choose from multi-platform images, such as linux/arm64/v8. Empty: this machine's."`
 
 	SeccompProfile  string   `toml:"seccomp_profile" doc:"File with the seccomp profile that RuntimeDefault stands for, in docker's JSON format; read when the daemon starts. Empty: the built-in profile."`
@@ -121,6 +125,8 @@ func Default() Config {
 		MaxLayerEntries:         8 << 20,
 		PullProgressTimeout:     Seconds(30),
 		ImageVerifierTimeout:    Seconds(10),
+		SignatureSourcesDir:     "/etc/containers/registries.d",
+		DecryptionKeys:          []string{"/etc/cri-shim/keys"},
 		CDISpecDirs:             []string{"/etc/cdi", "/var/run/cdi"},
 		GPUDriverRoot:           "/",
 		GPUDeviceRoot:           "/",

@@ -173,6 +173,7 @@ func clone(c Config) Config {
 	c.CNIBinDirs = slices.Clone(c.CNIBinDirs)
 	c.RegistryConfigDirs = slices.Clone(c.RegistryConfigDirs)
 	c.RegistryAuthFiles = slices.Clone(c.RegistryAuthFiles)
+	c.DecryptionKeys = slices.Clone(c.DecryptionKeys)
 	c.PinnedImages = slices.Clone(c.PinnedImages)
 	c.DefaultUlimits = slices.Clone(c.DefaultUlimits)
 	c.Runtimes = maps.Clone(c.Runtimes)

@@ -74,13 +74,15 @@ func (v *validator) paths(c Config) {
 		{"root", c.Root}, {"state", c.State}, {"listen", c.Listen}, {"supervisor_cgroup", c.SupervisorCgroup},
 		{"cni_conf_dir", c.CNIConfDir}, {"netns_dir", c.NetnsDir},
 		{"nri_socket", c.NRISocket}, {"nri_plugin_dir", c.NRIPluginDir}, {"nri_config_dir", c.NRIConfigDir},
+		{"signature_sources_dir", c.SignatureSourcesDir},
 	} {
 		v.path(path.key, path.value)
 	}
 	for _, path := range []struct{ key, value string }{
 		{"seccomp_profile", c.SeccompProfile}, {"rdt_config_file", c.RDTConfigFile}, {"blockio_config_file", c.BlockioConfigFile},
 		{"gpu_driver_root", c.GPUDriverRoot}, {"gpu_device_root", c.GPUDeviceRoot},
-		{"image_verifier_dir", c.ImageVerifierDir}, {"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
+		{"image_verifier_dir", c.ImageVerifierDir}, {"signature_policy", c.SignaturePolicy}, {"trust_program", c.TrustProgram},
+		{"stream_tls_cert", c.StreamTLSCert}, {"stream_tls_key", c.StreamTLSKey},
 	} {
 		if path.value != "" {
 			v.path(path.key, path.value)
@@ -92,7 +94,7 @@ func (v *validator) paths(c Config) {
 	}{
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
 		{"cdi_spec_dirs", c.CDISpecDirs},
-		{"registry_auth_files", c.RegistryAuthFiles},
+		{"registry_auth_files", c.RegistryAuthFiles}, {"decryption_keys", c.DecryptionKeys},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)

@@ -79,7 +79,13 @@ func (d DirFD) WriteFile(name string, values ...string) (int, error) {
 }
 
 // ReadFile appends the content of the file name to buf and returns it; buf's capacity saves growing.
-func (d DirFD) ReadFile(name string, buf []byte) ([]byte, error) {
+func (d DirFD) ReadFile(name string, buf []byte) ([]byte, error) { return d.read(name, buf, false) }
+
+// ReadWhole is ReadFile for files that come in one read if buf has room for all of them, as those of a control group do that
+// are no lists: it does not look for the end of what was shorter.
+func (d DirFD) ReadWhole(name string, buf []byte) ([]byte, error) { return d.read(name, buf, true) }
+
+func (d DirFD) read(name string, buf []byte, whole bool) ([]byte, error) {
 	fd, err := openat(int(d), name, unix.O_RDONLY|unix.O_CLOEXEC)
 	if err != nil {
 		return buf, err
@@ -97,11 +103,26 @@ func (d DirFD) ReadFile(name string, buf []byte) ([]byte, error) {
 			return buf, err
 		}
 		buf = buf[:len(buf)+n]
+		if whole && len(buf) < cap(buf) {
+			return buf, nil
+		}
 	}
 }
 
+// ReadFile appends the content of a kernel interface file to buf and returns it, as DirFD's does.
+func ReadFile(path string, buf []byte) ([]byte, error) {
+	return DirFD(unix.AT_FDCWD).ReadFile(path, buf)
+}
+
+// leafLinks is how many links a directory without directories in it has, in file systems that count them, as cgroupfs does.
+const leafLinks = 2
+
 // Subdirs lists the directories directly below d, symbolic links not among them.
 func (d DirFD) Subdirs() ([]string, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d), &st); err == nil && st.Nlink == leafLinks {
+		return nil, nil // the rule, and listing dozens of interface files is slow
+	}
 	fd, err := openat(int(d), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err

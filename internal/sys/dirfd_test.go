@@ -75,6 +75,9 @@ func TestDirFDFiles(t *testing.T) {
 		t.Errorf("WriteFile = %d, %v; want 2", n, err)
 	}
 	for _, capacity := range []int{0, 1, 512, 1 << 20} {
+		if got, err := d.ReadWhole("f", make([]byte, 0, capacity)); err != nil || len(got) != len(long)+2 {
+			t.Errorf("ReadWhole with %d bytes of room: %d bytes, %v; want %d", capacity, len(got), err, len(long)+2)
+		}
 		got, err := d.ReadFile("f", make([]byte, 0, capacity))
 		if err != nil || string(got) != "ab"+long {
 			t.Errorf("ReadFile with %d bytes of room: %d bytes, %v; want %d", capacity, len(got), err, len(long)+2)
@@ -82,5 +85,31 @@ func TestDirFDFiles(t *testing.T) {
 	}
 	if _, err := d.ReadFile("none", nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ReadFile(none) = %v; want not exist", err)
+	}
+}
+
+// TestReadWhole: files of control groups, and of many lines among them, come in one read.
+func TestReadWhole(t *testing.T) {
+	looked := 0
+	for _, path := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/sys/fs/cgroup/blkio", "/sys/fs/cgroup"} {
+		d, err := OpenDirFD(path)
+		if err != nil {
+			continue
+		}
+		defer d.Close()
+		for _, name := range []string{"memory.stat", "cpu.stat", "io.stat", "cpu.pressure", "blkio.throttle.io_service_bytes_recursive", "memory.numa_stat"} {
+			whole, err := d.ReadWhole(name, make([]byte, 0, 16<<10))
+			if err != nil {
+				continue
+			}
+			looked++
+			all, err := d.ReadFile(name, nil)
+			if lines := strings.Count(string(all), "\n"); err != nil || strings.Count(string(whole), "\n") != lines {
+				t.Errorf("ReadWhole(%s/%s) has %d lines; want %d, %v", path, name, strings.Count(string(whole), "\n"), lines, err)
+			}
+		}
+	}
+	if looked == 0 {
+		t.Skip("needs control groups below /sys/fs/cgroup")
 	}
 }

@@ -3,29 +3,68 @@ package sys
 import (
 	"bytes"
 	"fmt"
-	"os"
+	"io/fs"
 	"strconv"
 	"unicode/utf8"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/usage"
 )
 
-// NetworkCounters reads the counters of the interfaces in the network namespace at path, loopback aside, in the
-// kernel's order. No process is made for it.
-func NetworkCounters(path string) (all []usage.Interface, err error) {
-	err = WithNetns(path, func() error {
-		// The thread's own: /proc/net shows the namespace of the process.
-		data, err := os.ReadFile("/proc/thread-self/net/dev")
+// Counters are those of one network namespace's interfaces, or why there are none.
+type Counters struct {
+	Interfaces []usage.Interface
+	Err        error
+}
+
+// NetworkCounters reads the counters of the interfaces in the network namespaces at paths, loopback aside, in the
+// kernel's order. One thread goes through all of them; no process is made for it.
+func NetworkCounters(paths ...string) []Counters {
+	all := make([]Counters, len(paths))
+	err := onThread(func() (doomed bool, err error) {
+		own, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return err
+			return false, fmt.Errorf("open own net namespace: %w", err)
 		}
-		all, err = parseNetDev(data)
-		return err
+		defer unix.Close(own)
+		defer func() { doomed = doomed && unix.Setns(own, unix.CLONE_NEWNET) != nil }()
+		buf := make([]byte, 0, 4096)
+		for i, path := range paths {
+			var entered bool
+			all[i].Interfaces, entered, buf, all[i].Err = countersOf(path, buf)
+			doomed = doomed || entered
+		}
+		return doomed, nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("network counters of %s: %w", path, err)
+	for i := range all {
+		if err != nil && all[i].Err == nil {
+			all[i] = Counters{Err: err}
+		}
+		if all[i].Err != nil {
+			all[i].Err = fmt.Errorf("network counters of %s: %w", paths[i], all[i].Err)
+		}
 	}
-	return all, nil
+	return all
+}
+
+// countersOf leaves the thread in the namespace at path.
+func countersOf(path string, buf []byte) (all []usage.Interface, entered bool, _ []byte, err error) {
+	ns, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, false, buf, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(ns)
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
+		return nil, false, buf, fmt.Errorf("setns: %w", err)
+	}
+	// The thread's own: /proc/net shows the namespace of the process.
+	buf, err = ReadFile("/proc/thread-self/net/dev", buf[:0])
+	if err != nil {
+		return nil, true, buf, fmt.Errorf("read /proc/thread-self/net/dev: %w", err)
+	}
+	all, err = parseNetDev(buf)
+	return all, true, buf, err
 }
 
 // maxInterfaces bounds what is told of one namespace: a pod may make as many as it likes.

@@ -44,9 +44,6 @@ func TestNetworkCounters(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("makes a network namespace: needs root")
 	}
-	if got, err := NetworkCounters(filepath.Join(t.TempDir(), "gone")); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("NetworkCounters of no namespace = %v, %v; want not exist", got, err)
-	}
 	dir := filepath.Join(t.TempDir(), "netns")
 	path := filepath.Join(dir, "a")
 	if err := PinNamespaces([]NamespacePin{{Flag: NamespaceNet, Path: path}}, LoopbackUp); err != nil {
@@ -57,13 +54,24 @@ func TestNetworkCounters(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	got, err := NetworkCounters(path)
+	before, err := os.Readlink("/proc/thread-self/ns/net")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, i := range got { // the kernel may make tunl0 and its like in every namespace
-		if i.Name == "lo" || i.RxBytes+i.TxBytes != 0 {
-			t.Errorf("NetworkCounters of a new namespace = %+v", got)
+	all := NetworkCounters(path, filepath.Join(dir, "gone"), path)
+	if len(all) != 3 || !errors.Is(all[1].Err, fs.ErrNotExist) {
+		t.Fatalf("NetworkCounters with one that is not there = %v; want not exist for that alone", all)
+	}
+	for _, got := range []Counters{all[0], all[2]} {
+		for _, i := range got.Interfaces { // the kernel may make tunl0 and its like in every namespace
+			if i.Name == "lo" || i.RxBytes+i.TxBytes != 0 || got.Err != nil {
+				t.Errorf("NetworkCounters of a new namespace = %+v", got)
+			}
+		}
+	}
+	for range 100 { // every thread is where it belongs
+		if after, err := os.Readlink("/proc/thread-self/ns/net"); err != nil || after != before {
+			t.Fatalf("the network namespace is %s, %v; before %s", after, err, before)
 		}
 	}
 }

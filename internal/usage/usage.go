@@ -20,6 +20,7 @@ type CPU struct {
 	UsageNanos, UserNanos, SystemNanos uint64
 	Periods, ThrottledPeriods          uint64 // enforcement periods of the quota
 	ThrottledNanos                     uint64
+	BurstPeriods, BurstNanos           uint64    // in which, and for how long, more than the quota was used
 	Pressure                           *Pressure // nil on v1 and without PSI
 }
 
@@ -55,6 +56,18 @@ type IO struct {
 	Major, Minor                             uint64
 	ReadBytes, WriteBytes, ReadOps, WriteOps uint64
 	DiscardBytes, DiscardOps                 uint64
+	Cost                                     *IOCost  // nil where blk-iocost does not control the device
+	Times                                    *IOTimes // nil where the kernel does not keep them
+}
+
+// IOCost is what blk-iocost counts for a device (cgroup v2).
+type IOCost struct{ UsageMicros, WaitMicros, IndebtMicros, IndelayMicros uint64 }
+
+// IOTimes is what the scheduler BFQ counts for a device (cgroup v1, CONFIG_BFQ_CGROUP_DEBUG).
+type IOTimes struct {
+	ReadNanos, WriteNanos, TotalNanos uint64
+	ReadsMerged, WritesMerged         uint64
+	Queued                            uint64 // now
 }
 
 // Hugetlb is for one page size ("2MB"), in bytes.

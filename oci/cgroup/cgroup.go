@@ -51,6 +51,7 @@ type Host struct {
 	primary     *hierarchy // where processes are listed first
 	beside      *hierarchy // on V1 the v2 hierarchy of a machine in hybrid mode: other runtimes make groups there, which Remove removes; or nil
 	pageSizes   []string   // huge pages, as in file names: "2MB"
+	bfqTimes    bool       // v1: the scheduler BFQ counts times and merged requests (CONFIG_BFQ_CGROUP_DEBUG)
 	programs    programs
 	systemd     *systemd
 }
@@ -128,7 +129,7 @@ func (g *Group) Path() string { return g.path }
 
 // Open returns a group by its name, which exists in at least one hierarchy; otherwise the error matches fs.ErrNotExist.
 func (h *Host) Open(name string) (*Group, error) {
-	g, err := h.named(name)
+	g, err := h.Named(name)
 	if err != nil {
 		return nil, err
 	}
@@ -145,8 +146,8 @@ func (h *Host) Open(name string) (*Group, error) {
 	return nil, fmt.Errorf("open cgroup %s: %w", path, os.ErrNotExist)
 }
 
-// named is a group by its name, whether it exists or not.
-func (h *Host) named(name string) (*Group, error) {
+// Named is a group by its name, whether it exists or not: if not, its Stats say so, and it has no Pids.
+func (h *Host) Named(name string) (*Group, error) {
 	if !IsUnit(name) {
 		return h.group(name)
 	}
@@ -165,7 +166,7 @@ func (h *Host) named(name string) (*Group, error) {
 // Remove kills what is left in the group of that name and removes it, with systemd's unit if it has one; nil when it is
 // gone already.
 func (h *Host) Remove(ctx context.Context, name string) error {
-	g, err := h.named(name)
+	g, err := h.Named(name)
 	if err != nil {
 		return err
 	}

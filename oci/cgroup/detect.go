@@ -66,6 +66,10 @@ func hostOf(mounts []*mountinfo.Info) (*Host, error) {
 			break
 		}
 	}
+	if hi := h.byName["blkio"]; hi != nil && h.mode == V1 {
+		ok, err := hi.root.Exists("blkio.bfq.io_service_time_recursive")
+		h.bfqTimes = ok && err == nil
+	}
 	return h, nil
 }
 

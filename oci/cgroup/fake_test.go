@@ -14,7 +14,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/internal/usage"
 )
+
+// TestV1Times: what BFQ counts where the kernel was built to.
+func TestV1Times(t *testing.T) {
+	var got []IOStats
+	for name, text := range map[string]string{
+		"io_service_time": "8:0 Read 5\n8:0 Write 6\n8:0 Sync 1\n8:0 Total 11\nTotal 11\n", "io_merged": "8:0 Read 7\n8:0 Write 8\n8:0 Total 15\n",
+		"io_queued": "8:0 Read 1\n8:0 Total 2\n",
+	} {
+		parseTimes(&got, name, []byte(text))
+	}
+	want := []IOStats{{Major: 8, Times: &usage.IOTimes{ReadNanos: 5, WriteNanos: 6, TotalNanos: 11, ReadsMerged: 7, WritesMerged: 8, Queued: 2}}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
 
 // fakeV2 is a directory tree that looks like cgroupfs; each file keeps what was written to it, appended.
 func fakeV2(t *testing.T, groups map[string]map[string]string) (h *Host, root string) {
@@ -168,7 +185,7 @@ func TestV2Stats(t *testing.T) {
 	h, _ := fakeV2(t, map[string]map[string]string{
 		"": {"cgroup.controllers": "cpu memory io pids hugetlb"},
 		"g": {
-			"cpu.stat":            "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 2\nthrottled_usec 7\n",
+			"cpu.stat":            "usage_usec 30\nuser_usec 20\nsystem_usec 10\nnr_periods 4\nnr_throttled 2\nthrottled_usec 7\nnr_bursts 5\nburst_usec 8\n",
 			"cpu.pressure":        "some avg10=1.50 avg60=2.00 avg300=0.10 total=123\nfull avg10=0.00 avg60=0.25 avg300=0.00 total=9\n",
 			"memory.current":      "1000\n",
 			"memory.max":          "max\n",
@@ -179,7 +196,8 @@ func TestV2Stats(t *testing.T) {
 			"memory.stat":         "anon 300\nfile 600\nkernel 90\nfile_mapped 30\ninactive_file 400\nactive_file 100\npgfault 77\npgmajfault 6\n",
 			"pids.current":        "3\n",
 			"pids.max":            "100\n",
-			"io.stat":             "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=9\n",
+			"io.stat":             "254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=9 cost.usage=11 cost.wait=12 cost.indebt=13 cost.indelay=14\n",
+			"io.pressure":         "some avg10=0.00 avg60=0.00 avg300=0.00 total=17\n",
 			"hugetlb.2MB.current": "2097152\n",
 			"hugetlb.2MB.max":     "max\n",
 			"hugetlb.2MB.events":  "max 8\n",
@@ -197,7 +215,7 @@ func TestV2Stats(t *testing.T) {
 	}
 	want := &Stats{
 		CPU: CPUStats{
-			UsageNanos: 30000, UserNanos: 20000, SystemNanos: 10000, Periods: 4, ThrottledPeriods: 2, ThrottledNanos: 7000,
+			UsageNanos: 30000, UserNanos: 20000, SystemNanos: 10000, Periods: 4, ThrottledPeriods: 2, ThrottledNanos: 7000, BurstPeriods: 5, BurstNanos: 8000,
 			Pressure: &Pressure{Some: PressureLine{Avg10: 1.5, Avg60: 2, Avg300: 0.1, TotalMicros: 123}, Full: PressureLine{Avg60: 0.25, TotalMicros: 9}},
 		},
 		Memory: MemoryStats{
@@ -207,9 +225,19 @@ func TestV2Stats(t *testing.T) {
 		Pids: PidsStats{Current: 3, Limit: 100},
 		IO: []IOStats{
 			{Major: 254, ReadBytes: 1, WriteBytes: 2, ReadOps: 3, WriteOps: 4, DiscardBytes: 5, DiscardOps: 6},
-			{Major: 8, Minor: 16, ReadBytes: 9},
+			{Major: 8, Minor: 16, ReadBytes: 9, Cost: &usage.IOCost{UsageMicros: 11, WaitMicros: 12, IndebtMicros: 13, IndelayMicros: 14}},
 		},
-		Hugetlb: []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: Unlimited, Limit: Unlimited, Failures: 8}},
+		IOPressure: &Pressure{Some: PressureLine{TotalMicros: 17}},
+		Hugetlb:    []HugetlbStats{{PageSize: "2MB", Usage: 2 << 20, MaxUsage: Unlimited, Limit: Unlimited, Failures: 8}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	// What Kubernetes polls is the same, less what that does not show.
+	want.IO, want.Hugetlb, want.Pids = nil, nil, PidsStats{}
+	want.Memory.MaxUsage, want.Memory.OOMKills, want.Memory.Failures = 0, 0, 0
+	if got, err = g.MainStats(); err != nil {
+		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -11,7 +11,7 @@ type Expected struct {
 
 // Expect says where the group will be. The name is one of Foreign's, or what that was made from.
 func (h *Host) Expect(name string) (Expected, error) {
-	g, err := h.named(name)
+	g, err := h.Named(name)
 	if err != nil {
 		return Expected{}, err
 	}

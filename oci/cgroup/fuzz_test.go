@@ -12,13 +12,16 @@ import (
 
 func FuzzStatParsers(f *testing.F) {
 	f.Add([]byte("254:0 rbytes=1 wbytes=2 rios=3 wios=4 dbytes=5 dios=6\n8:16 rbytes=9\n"))
+	f.Add([]byte("254:0 cost.usage=1 cost.wait=2 cost.indebt=3 cost.indelay=4\n"))
 	f.Add([]byte("8:0 Read 4096\n8:0 Write 0\n8:0 Total 4096\nTotal 4096\n"))
 	f.Add([]byte("some avg10=1.50 avg60=2.00 avg300=0.10 total=123\nfull avg10=nan total=max\n"))
 	f.Add([]byte("a *:* rwm\nc 1:3 rwm\nb *:0 m\n"))
 	f.Add([]byte("1\n0\n-4\n99999999999999999999\n12\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		lines := strings.Count(string(b), "\n") + 1
-		for _, io := range [][]IOStats{parseIOStat(b), parseBlkio(nil, b, true), parseBlkio(nil, b, false)} {
+		var times []IOStats
+		parseTimes(&times, "io_service_time", b)
+		for _, io := range [][]IOStats{parseIOStat(b), parseBlkio(nil, b, true), parseBlkio(nil, b, false), times} {
 			seen := map[[2]uint64]bool{}
 			for _, d := range io {
 				if k := [2]uint64{d.Major, d.Minor}; seen[k] {

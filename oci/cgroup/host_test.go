@@ -509,7 +509,11 @@ func TestKill(t *testing.T) {
 			forker := startCmd(t, deeper, exec.Command("sh", "-c", `trap "" TERM; read x; while :; do sleep 1000 & sleep 0.01; done`))
 			_, _ = forker.in.Write([]byte("go\n"))
 			start(t, nested, "open")
-			time.Sleep(50 * time.Millisecond)
+			for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+				if pids, err := g.Pids(); err != nil || len(pids) >= 3 { // it has begun to fork
+					break
+				}
+			}
 			if frozen {
 				if err := errors.Join(nested.Freeze(t.Context()), g.Freeze(t.Context())); err != nil {
 					t.Fatal(err)

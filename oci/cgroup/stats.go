@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+	"github.com/cri-shim/cri-shim/internal/sys"
 	"github.com/cri-shim/cri-shim/internal/usage"
 )
 
@@ -30,11 +31,17 @@ type (
 
 var statBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
 
-// Stats reads the group's counters: a handful of small files. The error matches fs.ErrNotExist when the group is gone.
-func (g *Group) Stats() (*Stats, error) {
+// Stats reads all of the group's counters: a dozen of small files. The error matches fs.ErrNotExist when the group is gone.
+func (g *Group) Stats() (*Stats, error) { return g.stats(true) }
+
+// MainStats reads what Kubernetes asks for every few seconds: CPU and memory used, memory limits and pressure.
+func (g *Group) MainStats() (*Stats, error) { return g.stats(false) }
+
+func (g *Group) stats(all bool) (*Stats, error) {
 	buf := statBuffers.Get().(*[]byte)
 	defer statBuffers.Put(buf)
-	r := reader{g: g, buf: *buf}
+	r := reader{g: g, buf: *buf, all: all}
+	defer r.leave()
 	s := &Stats{}
 	if g.host.mode == V2 {
 		r.v2(s)
@@ -56,21 +63,54 @@ func (g *Group) Stats() (*Stats, error) {
 // reader reads files of a group into one buffer. After an error it reads nothing more.
 type reader struct {
 	g     *Group
+	all   bool
 	buf   []byte
 	err   error
 	found bool // some file was there
+
+	entered *hierarchy // whose folder of the group is open
+	dir     sys.DirFD
+}
+
+// enter opens the group's folder of a controller of which several files are read: that is as slow as opening one.
+func (r *reader) enter(controller string) {
+	hi := r.hierarchy(controller)
+	if hi == nil || r.err != nil || hi == r.entered {
+		return
+	}
+	r.leave()
+	if dir, err := hi.root.Dir(r.g.rel); err == nil { // else the files are looked for, and say what is wrong
+		r.entered, r.dir = hi, dir
+	}
+}
+
+func (r *reader) leave() {
+	if r.entered != nil {
+		r.dir.Close()
+		r.entered = nil
+	}
+}
+
+func (r *reader) hierarchy(controller string) *hierarchy {
+	if r.g.host.mode == V2 {
+		return r.g.host.primary
+	}
+	return r.g.host.byName[controller]
 }
 
 // file returns the content of a file, nil when the group has no such controller or file. It is valid until the next call.
 func (r *reader) file(controller, name string) []byte {
-	hi := r.g.host.byName[controller]
-	if r.g.host.mode == V2 {
-		hi = r.g.host.primary
-	}
+	hi := r.hierarchy(controller)
 	if hi == nil || r.err != nil {
 		return nil
 	}
-	b, err := hi.root.ReadFile(r.g.rel+"/"+name, r.buf[:0])
+	dir, path := hi.root, name
+	if hi == r.entered {
+		dir = r.dir
+	} else {
+		path = r.g.rel + "/" + name
+	}
+	b, err := dir.ReadWhole(path, r.buf[:0])
 	r.buf = b
 	switch {
 	case err == nil:

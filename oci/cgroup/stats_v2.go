@@ -4,15 +4,20 @@ import (
 	"bytes"
 
 	"github.com/cri-shim/cri-shim/internal/cgroupfile"
+	"github.com/cri-shim/cri-shim/internal/usage"
 )
 
 func (r *reader) v2(s *Stats) {
+	r.enter("")
 	r.cpuV2(&s.CPU)
 	r.memoryV2(&s.Memory)
+	s.IOPressure = parsePressure(r.file("io", "io.pressure"))
+	if !r.all {
+		return
+	}
 	s.Pids.Current = r.number("pids", "pids.current", 0)
 	s.Pids.Limit = r.number("pids", "pids.max", Unlimited)
 	s.IO = parseIOStat(r.file("io", "io.stat"))
-	s.IOPressure = parsePressure(r.file("io", "io.pressure"))
 	for _, size := range r.g.host.pageSizes {
 		usage := r.file("hugetlb", "hugetlb."+size+".current")
 		if usage == nil {
@@ -41,6 +46,10 @@ func (r *reader) cpuV2(c *CPUStats) {
 			c.ThrottledPeriods = v
 		case "throttled_usec":
 			c.ThrottledNanos = v * 1000
+		case "nr_bursts":
+			c.BurstPeriods = v
+		case "burst_usec":
+			c.BurstNanos = v * 1000
 		}
 	})
 	c.Pressure = parsePressure(r.file("cpu", "cpu.pressure"))
@@ -51,15 +60,17 @@ func (r *reader) memoryV2(m *MemoryStats) {
 	m.Limit = r.number("memory", "memory.max", Unlimited)
 	m.SwapUsage = r.number("memory", "memory.swap.current", 0)
 	m.SwapLimit = r.number("memory", "memory.swap.max", Unlimited)
-	m.MaxUsage = r.number("memory", "memory.peak", 0)
-	cgroupfile.Each(r.file("memory", "memory.events"), func(k []byte, v uint64) {
-		switch string(k) {
-		case "oom_kill":
-			m.OOMKills = v
-		case "max":
-			m.Failures = v
-		}
-	})
+	if r.all {
+		m.MaxUsage = r.number("memory", "memory.peak", 0)
+		cgroupfile.Each(r.file("memory", "memory.events"), func(k []byte, v uint64) {
+			switch string(k) {
+			case "oom_kill":
+				m.OOMKills = v
+			case "max":
+				m.Failures = v
+			}
+		})
+	}
 	cgroupfile.Each(r.file("memory", "memory.stat"), func(k []byte, v uint64) {
 		switch string(k) {
 		case "inactive_file":
@@ -111,8 +122,23 @@ func parseIOStat(b []byte) (io []IOStats) {
 				d.DiscardBytes = v
 			case "dios":
 				d.DiscardOps = v
+			case "cost.usage":
+				cost(d).UsageMicros = v
+			case "cost.wait":
+				cost(d).WaitMicros = v
+			case "cost.indebt":
+				cost(d).IndebtMicros = v
+			case "cost.indelay":
+				cost(d).IndelayMicros = v
 			}
 		}
 	})
 	return io
+}
+
+func cost(d *IOStats) *usage.IOCost {
+	if d.Cost == nil {
+		d.Cost = &usage.IOCost{}
+	}
+	return d.Cost
 }

@@ -37,7 +37,7 @@ func run(m *testing.M) int {
 		err = errors.Join(err, machine.stop())
 	}
 	if err == nil {
-		err = parts.Blames(machine.path("kubelet.log"))
+		err = parts.Blames(machine.path("kubelet.log"), "ImageVolumeMountFailed: ") // TestImageVolumeError
 	}
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "--- FAIL: %v\n", err)

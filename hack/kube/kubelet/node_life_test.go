@@ -2,10 +2,13 @@ package kubelet
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -111,6 +114,89 @@ func TestStatsSummary(t *testing.T) {
 				return fmt.Errorf("rootfs %+v", c.Rootfs)
 			case s.CPU == nil || s.Memory == nil:
 				return fmt.Errorf("pod cpu %+v memory %+v", s.CPU, s.Memory)
+			}
+			return nil
+		}
+		return fmt.Errorf("no pod %s", p.fullName())
+	})
+}
+
+// TestStatsFromCRI comes before the parallel tests: a kubelet that asks the runtime for all statistics, and not cAdvisor.
+func TestStatsFromCRI(t *testing.T) {
+	restart := func(more ...string) {
+		t.Helper()
+		if err := machine.kubelet.Stop(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.startKubelet(more...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restart("--feature-gates=PodAndContainerStatsFromCRI=true")
+	defer restart()
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Containers[0] = container("main", "dd if=/dev/zero of=/f bs=1M count=3; while :; do :; done")
+	}))
+	p.ready(t)
+	machine.eventually(t, "the kubelet's metrics have the runtime's", func() error {
+		text, err := get(secure + "/metrics/cadvisor") // an error if two of them contradicted each other
+		if err != nil {
+			return err
+		}
+		for _, name := range []string{
+			"container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_memory_rss", "container_fs_usage_bytes",
+			"container_processes", "container_start_time_seconds", "container_spec_memory_limit_bytes",
+		} {
+			sample := regexp.MustCompile(`(?m)^` + name + `\{container="main",.*pod="` + p.fullName() + `"\} (\S+)$`).FindStringSubmatch(text)
+			if sample == nil || sample[1] == "0" && name != "container_spec_memory_limit_bytes" {
+				return fmt.Errorf("%s of the container: %q", name, sample)
+			}
+		}
+		if !regexp.MustCompile(`(?m)^container_network_receive_bytes_total\{container="",.*interface="eth0".* [1-9]`).MatchString(text) {
+			return errors.New("no bytes were received by eth0")
+		}
+		return nil
+	})
+	machine.eventually(t, "the summary has the runtime's statistics", func() error {
+		text, err := get(secure + "/stats/summary")
+		if err != nil {
+			return err
+		}
+		var summary struct {
+			Pods []struct {
+				PodRef     struct{ Name string }
+				Network    *struct{ RxBytes *uint64 }
+				CPU        *struct{ UsageNanoCores *uint64 }
+				Memory     *struct{ WorkingSetBytes, RSSBytes, PageFaults *uint64 }
+				Containers []struct {
+					CPU    *struct{ UsageNanoCores *uint64 }
+					Memory *struct{ WorkingSetBytes, UsageBytes, RSSBytes *uint64 }
+					Rootfs *struct{ UsedBytes, InodesUsed *uint64 }
+				}
+				ProcessStats *struct {
+					ProcessCount *uint64 `json:"process_count"`
+				} `json:"process_stats"`
+			}
+		}
+		if err := json.Unmarshal([]byte(text), &summary); err != nil {
+			return err
+		}
+		for _, s := range summary.Pods {
+			if s.PodRef.Name != p.fullName() {
+				continue
+			}
+			some := func(all ...*uint64) bool {
+				return !slices.ContainsFunc(all, func(v *uint64) bool { return v == nil || *v == 0 })
+			}
+			switch {
+			case len(s.Containers) != 1 || s.Network == nil || s.CPU == nil || s.Memory == nil || s.ProcessStats == nil:
+				return fmt.Errorf("the pod's %s", text)
+			case !some(s.Network.RxBytes, s.CPU.UsageNanoCores, s.Memory.WorkingSetBytes, s.Memory.RSSBytes, s.Memory.PageFaults, s.ProcessStats.ProcessCount):
+				return fmt.Errorf("the pod's %s", text)
+			}
+			c := s.Containers[0]
+			if c.CPU == nil || c.Memory == nil || c.Rootfs == nil || !some(c.CPU.UsageNanoCores, c.Memory.WorkingSetBytes, c.Memory.UsageBytes, c.Rootfs.UsedBytes, c.Rootfs.InodesUsed) {
+				return fmt.Errorf("the container's %s", text)
 			}
 			return nil
 		}

@@ -69,10 +69,10 @@ func (n *node) startDaemon() (err error) {
 	return err
 }
 
-func (n *node) startKubelet() (err error) {
-	n.kubelet, err = parts.Start(n.dir, "kubelet", parts.Env("KUBELET"), "--config="+n.path("kubelet.yaml"),
-		"--root-dir="+n.path("kubelet"), "--cert-dir="+n.path("kubelet", "pki"), "--hostname-override="+nodeName,
-		"--node-ip=127.0.0.1", "--v=2")
+func (n *node) startKubelet(more ...string) (err error) {
+	n.kubelet, err = parts.Start(n.dir, "kubelet", parts.Env("KUBELET"), append([]string{"--config=" + n.path("kubelet.yaml"),
+		"--root-dir=" + n.path("kubelet"), "--cert-dir=" + n.path("kubelet", "pki"), "--hostname-override=" + nodeName,
+		"--node-ip=127.0.0.1", "--v=2"}, more...)...)
 	if err != nil {
 		return err
 	}

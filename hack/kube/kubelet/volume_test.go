@@ -1,7 +1,11 @@
 package kubelet
 
 import (
+	"errors"
+	"fmt"
 	"os"
+	"regexp"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -65,4 +69,39 @@ func TestVolumes(t *testing.T) {
 	if log, err := p.logs("main", ""); err != nil || contains(log, "the image is writable") {
 		t.Errorf("log %q, %v; want an image volume that is read-only", log, err)
 	}
+}
+
+// TestImageVolumeError: the kubelet counts an image volume that cannot be mounted, by the first word of the runtime's error.
+func TestImageVolumeError(t *testing.T) {
+	t.Parallel()
+	p := create(t, newPod(t, func(s *corev1.PodSpec) {
+		s.Volumes = []corev1.Volume{{Name: "image", VolumeSource: corev1.VolumeSource{Image: &corev1.ImageVolumeSource{
+			Reference: machine.registry + "/kube/volume:1", PullPolicy: corev1.PullIfNotPresent,
+		}}}}
+		s.Containers[0] = container("main", "sleep 100000")
+		s.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "image", MountPath: "/image", SubPath: "no/such"}}
+	}))
+	machine.eventually(t, "the kubelet counts the volume, and its pod says why", func() error {
+		text, err := get(readOnly + "/metrics")
+		if err != nil {
+			return err
+		}
+		if !regexp.MustCompile(`(?m)^kubelet_image_volume_mounted_errors_total [1-9]`).MatchString(text) {
+			return errors.New("no error of an image volume is counted")
+		}
+		all, err := pods()
+		if err != nil {
+			return err
+		}
+		for _, pod := range all {
+			if pod.Name != p.fullName() || len(pod.Status.ContainerStatuses) == 0 {
+				continue
+			}
+			if w := pod.Status.ContainerStatuses[0].State.Waiting; w != nil && strings.HasPrefix(w.Message, "ImageVolumeMountFailed: ") && strings.Contains(w.Message, "no/such") {
+				return nil
+			}
+			return fmt.Errorf("the container is %+v", pod.Status.ContainerStatuses[0].State)
+		}
+		return fmt.Errorf("no pod %s", p.fullName())
+	})
 }
