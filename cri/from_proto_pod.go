@@ -7,6 +7,7 @@ import (
 
 	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/internal/sysctl"
 	"github.com/cri-shim/cri-shim/internal/workload"
 )
 
@@ -159,40 +160,15 @@ func (f *fields) ports(at string, in []*pb.PortMapping) []workload.PortMapping {
 	return out
 }
 
-// sysctls checks names: those of a namespace that the pod has to itself, and no others,
-// since any other would change the node (sysctl.d(5): a slash and a dot separate alike).
+// sysctls refuses what would change the node. The UTS namespace goes with the network.
 func (f *fields) sysctls(at string, in map[string]string, ns workload.Namespaces) {
+	own := ns.Network != workload.ModeNode
+	private := sysctl.Private{Net: own, IPC: ns.IPC != workload.ModeNode, UTS: own}
 	for name, value := range in {
-		p := at + "[" + name + "]"
-		dotted := strings.ReplaceAll(name, "/", ".")
-		switch {
-		case name == "" || hasSpace(name) || strings.Contains(dotted, "..") || strings.Trim(dotted, ".") != dotted:
-			f.add(p, "not the name of a sysctl")
-		case hasControl(strings.ReplaceAll(value, "\t", " ")):
-			f.add(p, "the value has control characters")
-		case strings.HasPrefix(dotted, "net."), dotted == "kernel.domainname": // the UTS namespace goes with the network
-			if ns.Network == workload.ModeNode {
-				f.add(p, "the pod uses the node's network namespace")
-			}
-		case ipcSysctl(dotted):
-			if ns.IPC == workload.ModeNode {
-				f.add(p, "the pod uses the node's IPC namespace")
-			}
-		default:
-			f.add(p, "not in a namespace of the pod: it would change the node")
+		if err := sysctl.Check(name, value, private); err != nil {
+			f.add(at+"["+name+"]", "%v", err)
 		}
 	}
-}
-
-// ipcSysctl says whether a sysctl belongs to the IPC namespace (ipc_namespaces(7)).
-func ipcSysctl(name string) bool {
-	switch name {
-	case "kernel.sem", "kernel.auto_msgmni", "kernel.shmall", "kernel.shmmax", "kernel.shmmni",
-		"kernel.shm_rmid_forced", "kernel.shm_next_id", "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni",
-		"kernel.msg_next_id", "kernel.sem_next_id":
-		return true
-	}
-	return strings.HasPrefix(name, "fs.mqueue.")
 }
 
 // logPath checks a path below the pod's log directory.

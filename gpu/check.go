@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path"
 	"slices"
 	"strings"
 
@@ -124,7 +125,32 @@ func (r *Registry) Report() (*Report, error) {
 		})
 	}
 	out.Problems = append(out.Problems, c.hostProblems()...)
+	if n != nil {
+		out.Problems = append(out.Problems, c.staleDrivers(n.Version)...)
+	}
 	return out, nil
+}
+
+// staleDrivers are specifications that were made for another version of NVIDIA's driver than is loaded, whose libraries are
+// still there: every program that uses them ends with "driver/library version mismatch".
+func (c *catalog) staleDrivers(loaded string) []Problem {
+	var out []Problem
+	seen := map[string]bool{}
+	for _, name := range slices.Sorted(maps.Keys(c.devices)) {
+		d := c.devices[name]
+		at := d.GetSpec().GetPath()
+		for _, m := range slices.Concat(d.GetSpec().ContainerEdits.Mounts, d.ContainerEdits.Mounts) {
+			version, ok := strings.CutPrefix(path.Base(m.HostPath), "libcuda.so.")
+			if ok && looksLikeDriver(version) && version != loaded && !seen[at] {
+				seen[at] = true
+				out = append(out, Problem{
+					What: fmt.Sprintf("CDI specification %s: %s is of driver %s; the kernel module is %s", at, m.HostPath, version, loaded),
+					Fix:  "make it anew with nvidia-ctk cdi generate, or remove it",
+				})
+			}
+		}
+	}
+	return out
 }
 
 // hostProblems are files and nodes that specifications name and the host does not have.

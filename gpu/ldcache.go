@@ -195,7 +195,7 @@ func encodeLDCache(entries []ldEntry) []byte {
 
 	var text []byte
 	start := ldHeaderSize + len(entries)*ldEntrySize
-	at := map[string]uint32{}
+	at := make(map[string]uint32, 2*len(entries))
 	put := func(s string) uint32 {
 		if p, ok := at[s]; ok {
 			return p

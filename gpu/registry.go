@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -267,10 +268,16 @@ func (j *injector) apply(edits *cdispec.ContainerEdits) error {
 			bind.Options = append(slices.Clip(m.Options), "bind")
 			e.Mounts[i] = &bind
 		}
+		if !filepath.IsAbs(m.HostPath) {
+			return fmt.Errorf("mount %s: hostPath %q is not absolute", m.ContainerPath, m.HostPath)
+		}
 		// Now, when it is known who asks for it; the kernel's own message would name the path alone.
 		if _, err := os.Stat(m.HostPath); err != nil {
 			return fmt.Errorf("mount %s: %w", m.ContainerPath, err)
 		}
+	}
+	if err := checkHooks(e.Hooks); err != nil {
+		return err
 	}
 	if j.spec.Linux == nil {
 		j.spec.Linux = &specs.Linux{}
@@ -282,6 +289,27 @@ func (j *injector) apply(edits *cdispec.ContainerEdits) error {
 	}
 	// A profile, which containers share, is not among what is edited.
 	return (&cdi.ContainerEdits{ContainerEdits: &e}).Apply(j.spec)
+}
+
+// checkHooks finds what would fail when the container starts, while it is known whose hook it is. The path of a
+// startContainer hook is the container's.
+func checkHooks(hooks []*cdispec.Hook) error {
+	for _, h := range hooks {
+		if !filepath.IsAbs(h.Path) {
+			return fmt.Errorf("%s hook: path %q is not absolute", h.HookName, h.Path)
+		}
+		if h.HookName == cdi.StartContainerHook {
+			continue
+		}
+		fi, err := os.Stat(h.Path)
+		if err != nil {
+			return fmt.Errorf("%s hook: %w", h.HookName, err)
+		}
+		if !fi.Mode().IsRegular() || fi.Mode().Perm()&0o111 == 0 {
+			return fmt.Errorf("%s hook: %s is no program", h.HookName, h.Path)
+		}
+	}
+	return nil
 }
 
 // builtin is a specification that was made here.

@@ -14,6 +14,8 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/sysctl"
+	"github.com/cri-shim/cri-shim/oci/netdevice"
 )
 
 // Filter is a compiled seccomp profile.
@@ -31,6 +33,8 @@ type Options struct {
 	// Staging is an empty host directory, see initmsg.Root.
 	Staging string
 	NoPivot bool
+	// HostMounts allows a container in the host's mount namespace, or in that of others. Its mounts stay its own even so.
+	HostMounts bool
 	// CgroupTasks are files that the init writes itself into (cgroup v1).
 	CgroupTasks []string
 	// Cgroups says how to mount a "cgroup" file system.
@@ -102,7 +106,7 @@ type compiler struct {
 	msg     *initmsg.Message
 	new     uint64            // namespaces made
 	joined  map[uint64]string // namespaces joined, by flag
-	private privateNamespaces
+	private sysctl.Private
 }
 
 // Compile translates a specification for the init. Every field is honoured, or is an UnsupportedError or a FieldError that
@@ -119,7 +123,7 @@ func Compile(spec *specs.Spec, o Options) (_ *Launch, err error) {
 		}
 	}()
 	for _, step := range []func() error{
-		c.platform, c.resctrl, c.namespaces, c.root, c.names, c.sysctls, c.mounts, c.devices, c.rootFiles, c.paths, c.hooks,
+		c.platform, c.resctrl, c.namespaces, c.root, c.names, c.netDevices, c.sysctls, c.mounts, c.devices, c.rootFiles, c.paths, c.hooks,
 		func() error { return c.process(spec.Process) },
 		c.seccomp, c.lastFiles, c.hostSetup,
 	} {
@@ -159,8 +163,6 @@ func (c *compiler) platform() error {
 		return unsupported("freebsd", "this is Linux")
 	case s.Linux == nil:
 		return fieldf("linux", "missing: a container needs a mount namespace at least")
-	case len(s.Linux.NetDevices) > 0:
-		return unsupported("linux.netDevices", "network devices are not moved")
 	}
 	major, _, _ := strings.Cut(s.Version, ".")
 	if major != "1" {
@@ -207,16 +209,21 @@ func (c *compiler) namespaces() error {
 		if !filepath.IsAbs(ns.Path) {
 			return fieldf(field+".path", "%q is not an absolute path", ns.Path)
 		}
-		if flag == sys.CloneNewNS {
-			return unsupported(field+".path", "a mount namespace cannot be joined by a container")
+		if flag == sys.CloneNewNS && !c.opt.HostMounts {
+			return unsupported(field+".path", "a mount namespace cannot be joined by a container of a pod")
 		}
 		c.joined[flag] = ns.Path
 	}
 	if c.new&sys.CloneNewNS == 0 {
-		return unsupported("linux.namespaces", "a container without a mount namespace of its own")
+		if !c.opt.HostMounts {
+			return unsupported("linux.namespaces", "a container of a pod without a mount namespace of its own")
+		}
+		if c.hasUserNamespace() {
+			return unsupported("linux.namespaces", "a user namespace without a new mount namespace: it has no rights over the mounts of others")
+		}
 	}
 	has := func(flag uint64) bool { return c.new&flag != 0 || c.joined[flag] != "" }
-	c.private = privateNamespaces{net: has(sys.CloneNewNet), ipc: has(sys.CloneNewIPC), uts: has(sys.CloneNewUTS)}
+	c.private = sysctl.Private{Net: has(sys.CloneNewNet), IPC: has(sys.CloneNewIPC), UTS: has(sys.CloneNewUTS)}
 	for _, step := range []func() error{c.userNamespace, c.place, c.timeOffsets} {
 		if err := step(); err != nil {
 			return err
@@ -240,7 +247,7 @@ func (c *compiler) place() (err error) {
 		c.own(c.launch.TimeNamespace)
 	}
 	for _, flag := range [...]uint64{
-		sys.CloneNewNet, sys.CloneNewIPC, sys.CloneNewUTS, sys.CloneNewCgroup,
+		sys.CloneNewNet, sys.CloneNewIPC, sys.CloneNewUTS, sys.CloneNewCgroup, sys.CloneNewNS,
 	} {
 		p := c.joined[flag]
 		if p == "" {
@@ -290,6 +297,7 @@ func (c *compiler) root() error {
 		// Nothing that is mounted for the container may reach the host. Mounts that are to propagate both ways are
 		// handed over as copies of the host's own (see bind), so this does not cut them off.
 		Propagation: sys.MountSlave | sys.MountRec,
+		Detached:    c.new&sys.CloneNewNS == 0,
 	}
 	if c.opt.Root != nil {
 		r.File = c.file(c.opt.Root)
@@ -345,7 +353,7 @@ func (c *compiler) names() error {
 		if n.value == "" {
 			continue
 		}
-		if !c.private.uts {
+		if !c.private.UTS {
 			return fieldf(n.field, "%q would be the host's: there is no UTS namespace", n.value)
 		}
 		if len(n.value) > 64 || strings.IndexByte(n.value, 0) >= 0 {
@@ -356,13 +364,39 @@ func (c *compiler) names() error {
 	return nil
 }
 
+// netDevices are moved while the init waits at the HookGate.
+func (c *compiler) netDevices() error {
+	inside := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(c.spec.Linux.NetDevices)) {
+		field := "linux.netDevices[" + name + "]"
+		if !c.private.Net {
+			return fieldf("linux.netDevices", "set without a network namespace: %s would stay on the host", name)
+		}
+		if err := netdevice.CheckName(name); err != nil {
+			return &FieldError{Field: field, Err: err}
+		}
+		to := c.spec.Linux.NetDevices[name].Name
+		if to == "" {
+			to = name
+		}
+		if err := netdevice.CheckTarget(to); err != nil {
+			return &FieldError{Field: field + ".name", Err: err}
+		}
+		if other, twice := inside[to]; twice && !strings.HasSuffix(to, "%d") {
+			return fieldf(field+".name", "%s is the name of %s too", to, other)
+		}
+		inside[to] = name
+	}
+	return nil
+}
+
 func (c *compiler) sysctls() error {
 	all := c.spec.Linux.Sysctl
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		if err := checkSysctl(name, all[name], c.private); err != nil {
+		if err := sysctl.Check(name, all[name], c.private); err != nil {
 			return &FieldError{Field: "linux.sysctl[" + name + "]", Err: err}
 		}
-		p, err := sysctlPath(name)
+		p, err := sysctl.Path(name)
 		if err != nil {
 			return err
 		}

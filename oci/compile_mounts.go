@@ -23,7 +23,8 @@ const (
 	optionCopyUp
 	optionIDMap
 	optionRemount
-	optionRefused // cannot be said with the new mount API
+	optionIVersion
+	optionSuperOff // takes a flag of the file system back; new ones have none
 )
 
 type mountOption struct {
@@ -37,12 +38,12 @@ type mountOption struct {
 var mountOptions = func() map[string]mountOption {
 	m := map[string]mountOption{
 		"bind": {kind: optionBind}, "rbind": {kind: optionRecursiveBind},
-		"defaults": {kind: optionNone}, "async": {kind: optionNone}, "loud": {kind: optionNone},
-		"silent": {kind: optionNone}, "noiversion": {kind: optionNone}, "nolazytime": {kind: optionNone},
-		"nomand": {kind: optionNone},
-		"sync":   {kind: optionSuper}, "dirsync": {kind: optionSuper}, "lazytime": {kind: optionSuper},
+		"defaults": {kind: optionNone}, "loud": {kind: optionNone}, "silent": {kind: optionNone},
+		"async": {kind: optionSuperOff}, "nolazytime": {kind: optionSuperOff}, "nomand": {kind: optionSuperOff},
+		"noiversion": {kind: optionNone}, // but it takes iversion back
+		"sync":       {kind: optionSuper}, "dirsync": {kind: optionSuper}, "lazytime": {kind: optionSuper},
 		"mand":      {kind: optionSuper},
-		"iversion":  {kind: optionRefused},
+		"iversion":  {kind: optionIVersion},
 		"remount":   {kind: optionRemount},
 		"tmpcopyup": {kind: optionCopyUp},
 		"idmap":     {kind: optionIDMap}, "ridmap": {kind: optionIDMap},
@@ -71,6 +72,9 @@ var mountOptions = func() map[string]mountOption {
 	return m
 }()
 
+// superOff are the flags that an optionSuperOff takes back.
+var superOff = map[string]string{"async": "sync", "nolazytime": "lazytime", "nomand": "mand"}
+
 // CgroupMounts says how the node's control groups look from inside.
 type CgroupMounts struct {
 	V2 bool
@@ -98,9 +102,12 @@ func (c *compiler) mounts() error {
 			return fieldf(field+".destination", "%q is not a path", m.Destination)
 		}
 		var err error
-		if m.Type == "cgroup" && !isBind(m) {
+		switch {
+		case slices.Contains(m.Options, "remount"):
+			err = c.remount(field, m)
+		case m.Type == "cgroup" && !isBind(m):
 			err = c.cgroupMount(field, m)
-		} else {
+		default:
 			err = c.mount(field, m)
 		}
 		if err != nil {
@@ -152,15 +159,19 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 			if !bind {
 				out.Options = append(out.Options, o)
 			}
+		case optionIVersion:
+			out.IVersion = !bind
 		case optionCopyUp:
 			out.TmpCopyUp = true
 		case optionIDMap:
 			idmap, all = true, o == "ridmap"
-		case optionRemount:
-			return unsupported(name, "remount: an earlier mount of the list cannot be changed")
-		case optionRefused:
-			return unsupported(name, "%q cannot be set with fsconfig(2)", o)
 		case optionNone:
+			if o == "noiversion" {
+				out.IVersion = false
+			}
+		case optionSuperOff: // a new file system has none of them, but for what stands before
+			out.Options = slices.DeleteFunc(out.Options, func(before string) bool { return superOff[o] == before })
+		case optionRemount: // is not for here
 		}
 	}
 	if out.TmpCopyUp && m.Type != "tmpfs" {
@@ -182,6 +193,57 @@ func (c *compiler) mount(field string, m *specs.Mount) error {
 		}
 	}
 	return c.fileSystem(field, m, out)
+}
+
+// remount changes an earlier mount of the list, or the root. What is the host's own is not to be changed by a container, so
+// of a bind, and of the root, only the mount is; the file system is where the container has mounted it.
+func (c *compiler) remount(field string, m *specs.Mount) error {
+	out := initmsg.Mount{File: initmsg.NoFile, Target: path.Join("/", m.Destination), Remount: true}
+	var earlier *initmsg.Mount
+	for i := range c.msg.Mounts {
+		if e := &c.msg.Mounts[i]; e.Target == out.Target && !e.Remount {
+			earlier = e
+		}
+	}
+	if earlier == nil && out.Target != "/" {
+		return fieldf(field+".destination", "remount: %s is not among the mounts before it", out.Target)
+	}
+	fresh := earlier != nil && earlier.FSType != "" && !isBind(m)
+	if len(m.UIDMappings)+len(m.GIDMappings) > 0 {
+		return fieldf(field+".uidMappings", "a mount's mapping cannot be changed (mount_setattr(2))")
+	}
+	for j, o := range m.Options {
+		opt, known := mountOptions[o]
+		name := index(field+".options", j)
+		switch {
+		case known && opt.kind == optionAttr:
+			applyAttr(&out, opt)
+		case known && opt.kind == optionPropagation:
+			out.Propagation = opt.flag
+		case known && (opt.kind == optionRemount || opt.kind == optionBind || opt.kind == optionRecursiveBind || opt.kind == optionNone):
+			if o == "noiversion" {
+				out.IVersion = false
+			}
+		case known && (opt.kind == optionCopyUp || opt.kind == optionIDMap):
+			return fieldf(name, "%q is for a new mount, not for a remount", o)
+		case !fresh:
+			return fieldf(name, "%q would change a file system that is not the container's own", o)
+		case opt.kind == optionIVersion && known:
+			out.IVersion = true
+		default:
+			out.Options = append(out.Options, o)
+		}
+	}
+	if fresh && !kernelFS[earlier.FSType] {
+		switch attr := sys.MountAttrReadonly; {
+		case out.AttrSet&attr != 0:
+			out.Options = append(out.Options, "ro")
+		case out.AttrClear&attr != 0:
+			out.Options = append(out.Options, "rw")
+		}
+	}
+	c.msg.Mounts = append(c.msg.Mounts, out)
+	return nil
 }
 
 func applyAttr(m *initmsg.Mount, o mountOption) {

@@ -247,7 +247,7 @@ func TestMountOptionTable(t *testing.T) {
 		"rslave": {Propagation: slave | rec}, "unbindable": {Propagation: unbd}, "runbindable": {Propagation: unbd | rec},
 		"shared": {Propagation: shared}, "rshared": {Propagation: shared | rec},
 		"async": {}, "defaults": {}, "dirsync": {}, "lazytime": {}, "loud": {}, "mand": {}, "noiversion": {},
-		"nolazytime": {}, "nomand": {}, "silent": {}, "sync": {},
+		"nolazytime": {}, "nomand": {}, "silent": {}, "sync": {}, "iversion": {},
 	} {
 		t.Run(option, func(t *testing.T) {
 			s := minimalSpec()
@@ -281,6 +281,10 @@ func TestCompileMounts(t *testing.T) {
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"ro"}},
 		{Destination: "/rel", Type: "bind", Source: "data"},
 		{Destination: "/file", Source: "/etc/hosts", Options: []string{"bind", "ro", "noatime"}},
+		{Destination: "/tmp/", Options: []string{"remount", "rw", "async", "iversion", "slave", "size=2k"}},
+		{Destination: "/disk", Type: "ext4", Options: []string{"remount", "iversion", "rw", "noiversion"}},
+		{Destination: "/file", Options: []string{"bind", "remount", "rw"}},
+		{Destination: "/off", Type: "tmpfs", Options: []string{"sync", "lazytime", "iversion", "async", "nolazytime", "noiversion"}},
 	}
 	got := mustCompile(t, s, Options{Bundle: "/bundle"}).Message.Mounts
 	want := []initmsg.Mount{
@@ -289,6 +293,10 @@ func TestCompileMounts(t *testing.T) {
 		{FSType: "proc", Source: "proc", File: -1, Target: "/proc", AttrSet: 1},
 		{Source: "/bundle/data", File: -1, Target: "/rel"},
 		{Source: "/etc/hosts", File: -1, Target: "/file", AttrSet: 1 | 0x10, AttrClear: 0x70},
+		{File: -1, Target: "/tmp", Remount: true, AttrClear: 1, Propagation: sys.MountSlave, Options: []string{"async", "size=2k"}, IVersion: true},
+		{File: -1, Target: "/disk", Remount: true, AttrClear: 1, Options: []string{"rw"}},
+		{File: -1, Target: "/file", Remount: true, AttrClear: 1},
+		{FSType: "tmpfs", File: -1, Target: "/off", Options: []string{"context=u:r:t:l"}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Mounts (-want +got):\n%s", diff)
@@ -419,7 +427,7 @@ func TestCompileRefuses(t *testing.T) {
 	ns := func(n specs.LinuxNamespace) func(*specs.Spec) {
 		return func(s *specs.Spec) { s.Linux.Namespaces = append(s.Linux.Namespaces, n) }
 	}
-	mnt := func(m specs.Mount) func(*specs.Spec) { return func(s *specs.Spec) { s.Mounts = []specs.Mount{m} } }
+	mnt := func(all ...specs.Mount) func(*specs.Spec) { return func(s *specs.Spec) { s.Mounts = all } }
 	dev := func(d specs.LinuxDevice) func(*specs.Spec) {
 		return func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{d} }
 	}
@@ -437,7 +445,13 @@ func TestCompileRefuses(t *testing.T) {
 		{"vm", "vm", true, func(s *specs.Spec) { s.VM = &specs.VM{} }},
 		{"zos", "zos", true, func(s *specs.Spec) { s.ZOS = &specs.ZOS{} }},
 		{"freebsd", "freebsd", true, func(s *specs.Spec) { s.FreeBSD = &specs.FreeBSD{} }},
-		{"net devices", "linux.netDevices", true, func(s *specs.Spec) { s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}} }},
+		{"net devices", "linux.netDevices", false, func(s *specs.Spec) {
+			s.Linux.Namespaces = slices.DeleteFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.NetworkNamespace })
+			s.Linux.NetDevices = map[string]specs.LinuxNetDevice{"a": {}}
+		}},
+		{"net device", "linux.netDevices[a/b]", false, netDevices(map[string]specs.LinuxNetDevice{"a/b": {}})},
+		{"net device name", "linux.netDevices[a].name", false, netDevices(map[string]specs.LinuxNetDevice{"a": {Name: "b%s"}})},
+		{"net device names", "linux.netDevices[b].name", false, netDevices(map[string]specs.LinuxNetDevice{"a": {Name: "b"}, "b": {}})},
 		{"rdt", "linux.intelRdt", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{} }},
 		{"rdt class", "linux.intelRdt.closID", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{ClosID: "a/../b"} }},
 		{"rdt schema", "linux.intelRdt.schemata", false, func(s *specs.Spec) { s.Linux.IntelRdt = &specs.LinuxIntelRdt{Schemata: []string{"L3"}} }},
@@ -495,8 +509,10 @@ func TestCompileRefuses(t *testing.T) {
 		}},
 		{"mount type", "mounts[0].type", false, mnt(specs.Mount{Destination: "/a"})},
 		{"mount destination", "mounts[0].destination", false, mnt(specs.Mount{Type: "tmpfs"})},
-		{"remount", "mounts[0].options[0]", true, mnt(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"remount"}})},
-		{"iversion", "mounts[0].options[0]", true, mnt(specs.Mount{Destination: "/a", Type: "ext4", Options: []string{"iversion"}})},
+		{"remount of nothing", "mounts[0].destination", false, mnt(specs.Mount{Destination: "/a", Type: "tmpfs", Options: []string{"remount"}})},
+		{"remount of the host's file system", "mounts[1].options[1]", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind"}}, specs.Mount{Destination: "/a", Options: []string{"remount", "size=1"}})},
+		{"remount of the root's file system", "mounts[0].options[1]", false, mnt(specs.Mount{Destination: "/", Options: []string{"remount", "sync"}})},
+		{"remount idmapped", "mounts[1].options[1]", false, mnt(specs.Mount{Destination: "/a", Type: "tmpfs"}, specs.Mount{Destination: "/a", Options: []string{"remount", "idmap"}})},
 		{"relative source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "x", Options: []string{"bind"}})},
 		{"shared source", "mounts[0].source", false, mnt(specs.Mount{Destination: "/a", Source: "/no/such", Options: []string{"bind", "rshared"}})},
 		{"idmap", "mounts[0].options", false, mnt(specs.Mount{Destination: "/a", Source: "/", Options: []string{"bind", "idmap"}})},
@@ -691,4 +707,8 @@ func BenchmarkBuildCompile(b *testing.B) {
 		}
 		l.Close()
 	}
+}
+
+func netDevices(d map[string]specs.LinuxNetDevice) func(*specs.Spec) {
+	return func(s *specs.Spec) { s.Linux.NetDevices = d }
 }

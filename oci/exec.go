@@ -29,6 +29,16 @@ var execNamespaces = [...]struct {
 	{specs.TimeNamespace, "time", 0},
 }
 
+// execRoot is a root directory among namespaces: that of a container whose mount namespace has another one.
+const execRoot specs.LinuxNamespaceType = "root"
+
+// sharesMounts says whether a container's mount namespace is not its own, but the host's or that of others.
+func sharesMounts(spec *specs.Spec) bool {
+	return spec.Linux != nil && !slices.ContainsFunc(spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool {
+		return n.Type == specs.MountNamespace && n.Path == ""
+	})
+}
+
 // ExecState is where a running container is.
 type ExecState struct {
 	// PID is the container's first process, which the caller has made sure is still that process.
@@ -58,6 +68,14 @@ func OpenNamespaces(spec *specs.Spec, pid int) (map[specs.LinuxNamespaceType]*os
 			return nil, fmt.Errorf("%s namespace: %w", n.typ, err)
 		}
 		out[n.typ] = f
+	}
+	if sharesMounts(spec) {
+		f, err := os.OpenFile(fmt.Sprintf("/proc/%d/root", pid), sys.OpenPath, 0)
+		if err != nil {
+			CloseNamespaces(out)
+			return nil, err
+		}
+		out[execRoot] = f
 	}
 	return out, nil
 }
@@ -113,6 +131,14 @@ func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, e
 			continue
 		}
 		msg.Join = append(msg.Join, initmsg.Namespace{Type: n.flag, File: c.file(f)})
+	}
+	if sharesMounts(spec) {
+		f := st.Namespaces[execRoot]
+		if f == nil {
+			return nil, fmt.Errorf("exec in %s: no open root", st.ID)
+		}
+		n := c.file(f)
+		msg.ExecRoot = &n
 	}
 	if hasNamespace(spec, specs.PIDNamespace) {
 		c.launch.PIDNamespace = fmt.Sprintf("/proc/%d/ns/pid", st.PID)

@@ -32,23 +32,14 @@ func Features() *features.Features {
 				Modes: slices.Sorted(maps.Keys(sys.MempolicyModes)), Flags: slices.Sorted(maps.Keys(sys.MempolicyFlags)),
 			},
 			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &yes}},
-			NetDevices:      &features.NetDevices{Enabled: &no},
+			NetDevices:      &features.NetDevices{Enabled: &yes},
 		},
 	}
 }
 
 // knownMountOptions are those that Compile honours itself, sorted.
 func knownMountOptions() []string {
-	var out []string
-	for name, o := range mountOptions {
-		switch o.kind {
-		case optionRemount, optionRefused:
-		default:
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
+	return slices.Sorted(maps.Keys(mountOptions))
 }
 
 func namespaceNames() []string {

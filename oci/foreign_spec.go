@@ -76,8 +76,12 @@ func (r *Runtime) CheckForeign(ctx context.Context, p Params) error {
 	return checkJSON(b.Spec)
 }
 
-// checkJSON refuses what a config.json cannot say: encoded, bytes that are no UTF-8 become others.
+// checkJSON refuses what a config.json cannot say: encoded, bytes that are no UTF-8 become others. And what runtimes older
+// than it would ignore without a word.
 func checkJSON(s *specs.Spec) error {
+	if len(s.Linux.NetDevices) > 0 {
+		return fieldf("linux.netDevices", "network devices are moved for containers of the built-in runtime only")
+	}
 	text := map[string][]string{"process.args": s.Process.Args, "process.env": s.Process.Env, "process.cwd": {s.Process.Cwd}}
 	for i, m := range s.Mounts {
 		text[index("mounts", i)] = []string{m.Source, m.Destination}

@@ -72,3 +72,16 @@ func TestForeignTextIsUTF8(t *testing.T) {
 		}
 	}
 }
+
+// A runtime of an older specification would ignore them.
+func TestForeignNetDevices(t *testing.T) {
+	r := &Runtime{host: testHost()}
+	p := podParams(t)
+	p.Edit = func(b *Built) error {
+		b.Spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"eth7": {}}
+		return nil
+	}
+	if err := r.CheckForeign(t.Context(), *p); err == nil || !strings.Contains(err.Error(), "linux.netDevices") {
+		t.Errorf("CheckForeign() = %v; want an error that names linux.netDevices", err)
+	}
+}

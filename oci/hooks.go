@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/netdevice"
 )
 
 // hookDrain bounds the wait for the output of what a hook has left in the background.
@@ -82,12 +84,16 @@ func (b *limitedBuffer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// HookGate is where an init waits while the hooks run that belong into the runtime's namespaces, prestart and
-// createRuntime: after the container's namespaces were made, before pivot_root (runtime-spec, "Lifecycle").
+// HookGate is where an init waits for what is done in the runtime's namespaces: after the container's namespaces were made,
+// before pivot_root (runtime-spec, "Lifecycle"). Network devices are moved, then prestart and createRuntime hooks run.
 type HookGate struct {
-	hooks []namedHooks
-	conn  *sys.Conn
-	init  *os.File
+	// Devices remembers the network devices that containers share; nil is none.
+	Devices netdevice.Ledger
+
+	devices map[string]string
+	hooks   []namedHooks
+	conn    *sys.Conn
+	init    *os.File
 }
 
 type namedHooks struct {
@@ -95,16 +101,22 @@ type namedHooks struct {
 	hooks []specs.Hook
 }
 
-// NewHookGate makes the gate for the hooks of a specification; nil where there are none, which costs nothing.
-func NewHookGate(h *specs.Hooks) (*HookGate, error) {
-	if h == nil {
-		return nil, nil
+// NewHookGate makes the gate for a specification; nil where there is nothing to wait for, which costs nothing.
+func NewHookGate(s *specs.Spec) (*HookGate, error) {
+	g := &HookGate{}
+	if s.Linux != nil && len(s.Linux.NetDevices) > 0 {
+		g.devices = map[string]string{}
+		for name, d := range s.Linux.NetDevices {
+			g.devices[name] = d.Name
+		}
 	}
-	g := &HookGate{hooks: []namedHooks{
-		{"prestart", h.Prestart}, //nolint:staticcheck // deprecated by the specification, and still to be run
-		{"createRuntime", h.CreateRuntime},
-	}}
-	if !slices.ContainsFunc(g.hooks, func(n namedHooks) bool { return len(n.hooks) > 0 }) {
+	if h := s.Hooks; h != nil {
+		g.hooks = []namedHooks{
+			{"prestart", h.Prestart}, //nolint:staticcheck // deprecated by the specification, and still to be run
+			{"createRuntime", h.CreateRuntime},
+		}
+	}
+	if len(g.devices) == 0 && !slices.ContainsFunc(g.hooks, func(n namedHooks) bool { return len(n.hooks) > 0 }) {
 		return nil, nil
 	}
 	var err error
@@ -134,7 +146,7 @@ func (g *HookGate) Close() {
 	}
 }
 
-// Serve waits for the init, runs the hooks and lets it go on, or tells it what failed: the init's error, which names
+// Serve waits for the init, does what is due and lets it go on, or tells it what failed: the init's error, which names
 // the hook, is the launch's. It returns when the init needs nothing more, or is gone.
 func (g *HookGate) Serve(ctx context.Context, state specs.State) {
 	if g == nil {
@@ -155,13 +167,37 @@ func (g *HookGate) Serve(ctx context.Context, state specs.State) {
 		return
 	}
 	state.Status, state.Pid = specs.StateCreating, pid
-	for _, n := range g.hooks {
-		if err := RunHooks(ctx, n.kind, n.hooks, &state); err != nil {
-			g.answer(err.Error())
-			return
-		}
+	if err := g.work(ctx, &state); err != nil {
+		g.answer(err.Error())
+		return
 	}
 	g.answer(initmsg.HooksDone)
+}
+
+func (g *HookGate) work(ctx context.Context, state *specs.State) (err error) {
+	moved, err := g.moveDevices(state.Pid)
+	if err != nil {
+		return err
+	}
+	defer moved.Close()
+	for _, n := range g.hooks {
+		if err := RunHooks(ctx, n.kind, n.hooks, state); err != nil {
+			return errors.Join(err, moved.Restore())
+		}
+	}
+	return nil
+}
+
+// moveDevices gives the init's network namespace its devices. It waits, so the namespace is its own still.
+func (g *HookGate) moveDevices(pid int) (*netdevice.Moved, error) {
+	if len(g.devices) == 0 {
+		return nil, nil
+	}
+	ns, err := os.Open("/proc/" + strconv.Itoa(pid) + "/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("linux.netDevices: %w", err)
+	}
+	return netdevice.Move(ns, g.devices, g.Devices)
 }
 
 // answer tells the init; where it is gone there is nobody to tell.

@@ -56,7 +56,7 @@ func TestRunHook(t *testing.T) {
 
 // TestHookGate plays the init.
 func TestHookGate(t *testing.T) {
-	if g, err := NewHookGate(&specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}}); g != nil || err != nil {
+	if g, err := NewHookGate(&specs.Spec{Hooks: &specs.Hooks{Poststop: []specs.Hook{{Path: "/x"}}}}); g != nil || err != nil {
 		t.Errorf("NewHookGate without hooks for it = %v, %v", g, err)
 	}
 	for _, tt := range []struct{ script, say, want string }{
@@ -68,7 +68,7 @@ func TestHookGate(t *testing.T) {
 		if strings.HasSuffix(tt.script, ";") {
 			script = tt.script
 		}
-		g, err := NewHookGate(&specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin:/usr/bin"}}}})
+		g, err := NewHookGate(&specs.Spec{Hooks: &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: []string{"PATH=/bin:/usr/bin"}}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestHookGate(t *testing.T) {
 		conn.Close()
 		g.Close()
 	}
-	g, err := NewHookGate(&specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}})
+	g, err := NewHookGate(&specs.Spec{Hooks: &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/true"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}

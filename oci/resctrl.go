@@ -69,16 +69,25 @@ func parseResctrl(rdt *specs.LinuxIntelRdt, root, id string) (*resctrl, error) {
 // tasks is the file by which the init enters the group.
 func (r *resctrl) tasks() string { return filepath.Join(cmp.Or(r.monitor, r.group), "tasks") }
 
-// make makes the groups that are not there. A class without a schema has to be there (runtime-spec: "MUST generate an
-// error").
-func (r *resctrl) make() error {
+// check finds what would make make fail: nothing is made. A class without a schema has to be there (runtime-spec: "MUST
+// generate an error").
+func (r *resctrl) check() error {
 	if _, err := os.Stat(filepath.Join(r.root, "tasks")); err != nil {
 		return fieldf("linux.intelRdt", "resctrl is not mounted at %s: %w", r.root, err)
 	}
+	if _, err := os.Stat(r.group); errors.Is(err, fs.ErrNotExist) && len(r.schemata) == 0 {
+		return fieldf("linux.intelRdt.closID", "there is no class %s: %w", r.group, err)
+	}
+	return nil
+}
+
+// make makes the groups that are not there.
+func (r *resctrl) make() error {
+	if err := r.check(); err != nil {
+		return err
+	}
 	_, err := os.Stat(r.group)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && len(r.schemata) == 0:
-		return fieldf("linux.intelRdt.closID", "there is no class %s: %w", r.group, err)
 	case errors.Is(err, fs.ErrNotExist):
 		if err := os.Mkdir(r.group, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 			return &FieldError{Field: "linux.intelRdt", Err: err}

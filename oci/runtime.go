@@ -155,7 +155,11 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 		return err
 	}
 	l.Close()
-	return nil
+	rdt, err := parseResctrl(b.Spec.Linux.IntelRdt, r.cfg.ResctrlRoot, p.ContainerID)
+	if rdt == nil || err != nil {
+		return err
+	}
+	return rdt.check()
 }
 
 // Prepare makes the specification, the group with its limits and the init's message. On an error nothing is left.
@@ -181,10 +185,13 @@ func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error
 	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {
 		return nil, err
 	}
-	if out.Gate, err = NewHookGate(b.Spec.Hooks); err != nil {
+	if out.Gate, err = NewHookGate(b.Spec); err != nil {
 		return nil, err
 	}
 	opt.HookSocket = out.Gate.Socket()
+	if b.Spec.Hooks != nil {
+		opt.Bundle = p.Bundle
+	}
 	opt.CgroupTasks, opt.HostNodes, opt.RootFiles = out.Group.TaskFiles(), b.HostNodes, b.Files
 	if out.Launch, err = Compile(b.Spec, opt); err != nil {
 		return nil, err

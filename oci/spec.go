@@ -65,6 +65,9 @@ type Params struct {
 	// ImageVolume returns the host path of an image volume (Mount.Image).
 	ImageVolume func(m *workload.Mount) (string, error)
 
+	// Bundle is the folder that hooks are told of; whoever launches the container puts config.json there.
+	Bundle string
+
 	// NoSecurityContext: the client sent no security context at all. The kubelet always does, with the paths to
 	// mask; for another client an absent context means the runtime's defaults, not an unmasked /proc.
 	NoSecurityContext bool

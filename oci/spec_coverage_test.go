@@ -122,7 +122,7 @@ var specCoverage = map[string]coverage{
 	"linux.devices[].fileMode":        {base: oneDevice, set: `{"linux":{"devices":[{"path":"/dev/a","type":"c","major":1,"minor":3,"fileMode":384}]}}`},
 	"linux.devices[].uid":             {base: oneDevice, set: `{"linux":{"devices":[{"path":"/dev/a","type":"c","major":1,"minor":3,"uid":4}]}}`},
 	"linux.devices[].gid":             {base: oneDevice, set: `{"linux":{"devices":[{"path":"/dev/a","type":"c","major":1,"minor":3,"gid":4}]}}`},
-	"linux.netDevices{}.name":         {set: `{"linux":{"netDevices":{"eth0":{"name":"a"}}}}`, refused: "linux.netDevices"},
+	"linux.netDevices{}.name":         {base: `{"linux":{"namespaces":[{"type":"mount"},{"type":"network"}]}}`, set: `{"linux":{"netDevices":{"eth0":{"name":"a"}}}}`, by: "HookGate: TestNetDevices of cmd/cri-shim-oci"},
 	"linux.rootfsPropagation":         {set: `{"linux":{"rootfsPropagation":"shared"}}`},
 	"linux.maskedPaths":               {set: `{"linux":{"maskedPaths":["/a"]}}`},
 	"linux.readonlyPaths":             {set: `{"linux":{"readonlyPaths":["/a"]}}`},

@@ -728,41 +728,6 @@ func TestStuckPath(t *testing.T) {
 	}
 }
 
-func TestCheckSysctls(t *testing.T) {
-	host := workload.Namespaces{Network: workload.ModeNode, IPC: workload.ModeNode}
-	for _, tc := range []struct {
-		name, sysctl string
-		ns           workload.Namespaces
-		want         string // part of the error; "" is none
-	}{
-		{"net", "net.ipv4.ip_forward", workload.Namespaces{}, ""},
-		{"net with slashes", "net/ipv4/conf/eth0.1/forwarding", workload.Namespaces{}, ""},
-		{"ipc", "kernel.shmmax", workload.Namespaces{}, ""},
-		{"mqueue", "fs.mqueue.msg_max", workload.Namespaces{}, ""},
-		{"domain", "kernel.domainname", workload.Namespaces{}, ""},
-		{"host net", "net.ipv4.ip_forward", host, "network namespace, which is the node's"},
-		{"host ipc", "kernel.sem", host, "IPC namespace"},
-		{"host uts", "kernel.domainname", host, "UTS namespace"},
-		{"node", "vm.swappiness", workload.Namespaces{}, "would change the node"},
-		{"prefix", "kernel.shmmaxx", workload.Namespaces{}, "would change the node"},
-		{"escape", "net.ipv4.../../../x", workload.Namespaces{}, "not the name"},
-		{"hostname", "kernel.hostname", workload.Namespaces{}, "a field of its own"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			pod := &workload.Pod{Sysctls: map[string]string{tc.sysctl: "1"}}
-			pod.Security.Namespaces = tc.ns
-			err := CheckSysctls(pod)
-			if tc.want == "" {
-				if err != nil {
-					t.Errorf("CheckSysctls(%s) = %v; want nil", tc.sysctl, err)
-				}
-				return
-			}
-			wantField(t, err, "sysctls["+tc.sysctl+"]", tc.want)
-		})
-	}
-}
-
 // kubeletParams is what the kubelet sends for an ordinary pod with a service account.
 func kubeletParams(t testing.TB, volume string) *Params {
 	p := podParams(t)

@@ -59,6 +59,10 @@ func (m *Manager) launchFailed(c *ctr, e *api.Exit) {
 		return
 	}
 	defer free()
+	m.recordFailed(c, e)
+}
+
+func (m *Manager) recordFailed(c *ctr, e *api.Exit) {
 	m.finish(c, func(c *Container) {
 		c.FinishedAt, c.ExitCode, c.Reason, c.Message = e.At, exitStartError, reasonStartError, e.Failed
 	})

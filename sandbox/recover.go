@@ -165,6 +165,9 @@ func (m *Manager) recoverContainer(ctx context.Context, c *ctr, held map[string]
 		m.cfg.Log.Error("exit file", "ctr", c.ID, "err", err)
 	}
 	switch {
+	case exit != nil && exit.Failed != "":
+		m.recordFailed(c, exit)
+		return nil
 	case exit != nil:
 		m.containerExited(c, exit)
 		return nil

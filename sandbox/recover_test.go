@@ -278,6 +278,24 @@ func TestRecoverGarbledExitFile(t *testing.T) {
 	}
 }
 
+// TestRecoverFailedLaunch: why a launch failed is known to a daemon that was not there when it did.
+func TestRecoverFailedLaunch(t *testing.T) {
+	h := newHost(t)
+	h.initScript = "exec sleep 3" // nobody kills it here
+	m := h.manager()
+	pod, id := mustStart(t, m)
+	must(t, m.updateContainer(m.ctrs[id], func(c *ctr) { c.StartedAt, c.PID = time.Time{}, 0 })) // as if the launch were under way
+	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGKILL))
+	m.crash()
+	must(t, os.WriteFile(m.exitFile(id), []byte(`{"id":"`+id+`","code":128,"failed":"exec: /no/such: no such file","at":"2026-01-02T03:04:05Z"}`), 0o600))
+	m2 := h.manager()
+	c, err := m2.Container(id)
+	if err != nil || c.State() != ContainerExited || c.ExitCode != exitStartError || c.Reason != reasonStartError || c.Message != "exec: /no/such: no such file" {
+		t.Errorf("container = %+v, %v; want a start error with its cause", c, err)
+	}
+	must(t, m2.RemovePod(t.Context(), pod))
+}
+
 // After a reboot old pods are there to be collected, and their containers have ended.
 func TestRecoverAfterReboot(t *testing.T) {
 	h := newHost(t)

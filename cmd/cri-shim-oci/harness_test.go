@@ -52,9 +52,7 @@ func newBench(t *testing.T, program, script string) *bench {
 		t.Fatal(err)
 	}
 	for _, name := range []string{"sh", "cat", "echo", "sleep", "id", "ls", "tty", "env", "pwd", "true"} {
-		if err := os.Symlink("busybox", filepath.Join(b.bundle, "rootfs/bin", name)); err != nil {
-			t.Fatal(err)
-		}
+		b.applet(name)
 	}
 	b.spec.Version = "1.0.2" // runc refuses what it does not know
 	b.spec.Process.Terminal, b.spec.Process.Rlimits = false, nil
@@ -68,6 +66,14 @@ func newBench(t *testing.T, program, script string) *bench {
 		}
 	})
 	return b
+}
+
+// applet gives the container another of busybox's programs.
+func (b *bench) applet(name string) {
+	b.t.Helper()
+	if err := os.Symlink("busybox", filepath.Join(b.bundle, "rootfs/bin", name)); err != nil {
+		b.t.Fatal(err)
+	}
 }
 
 func ours(t *testing.T, script string) *bench {

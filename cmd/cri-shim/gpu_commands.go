@@ -161,12 +161,7 @@ func (l listing) rows() [][]string {
 func (l listing) holders(nodes []gpu.Node) string {
 	var out []string
 	for _, u := range l.InUse {
-		has := func(n gpu.Node) bool {
-			return slices.ContainsFunc(u.Devices, func(d cri.Device) bool {
-				return d.Type == n.Type && d.Major == int64(n.Major) && d.Minor == int64(n.Minor)
-			})
-		}
-		if len(nodes) > 0 && !slices.ContainsFunc(nodes, func(n gpu.Node) bool { return !has(n) }) {
+		if holdsAll(u, nodes) {
 			name := u.Pod + ":" + u.Container
 			if u.Privileged {
 				name += " (privileged)"

@@ -52,9 +52,7 @@ const leftoverAge = 24 * time.Hour
 
 // collectImages frees, now and then, images and layers that nobody needs. It begins once
 // every container holds its images again.
-func (p *parts) collectImages(interval time.Duration, log *slog.Logger) {
-	ctx, stop := context.WithCancel(context.Background())
-	p.stop = stop
+func (p *parts) collectImages(ctx context.Context, interval time.Duration, log *slog.Logger) {
 	p.background.Go(func() {
 		for {
 			if err := p.store.Collect(ctx, leftoverAge); err != nil && ctx.Err() == nil {
@@ -119,7 +117,10 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 		return nil, err
 	}
 	images.holdVolumes(p.manager.Containers())
-	p.collectImages(cfg.ReconcileInterval.Duration, log)
+	background, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	p.collectImages(background, cfg.ReconcileInterval.Duration, log)
+	p.background.Go(func() { runtime.watchDevices(background, p.manager) })
 	return &node{close: p.close, services: cri.Options{
 		Runtime:    podDefaults{p.manager, runtime.oci, runtime.foreign, runtime.specs, defaultSysctls(cfg), newPodLevels(selinux.Enabled(), p.manager.Pods())},
 		Images:     criImages{p.store},

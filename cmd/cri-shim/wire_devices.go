@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cri-shim/cri-shim/cri"
 	"github.com/cri-shim/cri-shim/gpu"
@@ -53,6 +55,56 @@ func (r *podRuntime) edit(p *sandbox.Pod, c *sandbox.Container, root *os.File) f
 		}
 		return err
 	}
+}
+
+// watchDevices tells the log what comes and goes, and who had it, until ctx ends.
+func (r *podRuntime) watchDevices(ctx context.Context, m *sandbox.Manager) {
+	report := func(c gpu.Change) {
+		if c.Err != nil {
+			r.log.Warn("devices", "err", c.Err)
+			return
+		}
+		if c.Driver != "" {
+			r.log.Info("NVIDIA driver", "version", c.Driver)
+		}
+		if len(c.Added) > 0 {
+			r.log.Info("devices found", "devices", c.Added)
+		}
+		for _, p := range c.Problems {
+			r.log.Warn("devices", "err", p)
+		}
+		if len(c.Removed) == 0 {
+			return
+		}
+		inUse, err := r.devicesInUse(m)
+		if err != nil {
+			r.log.Warn("who has the devices that have gone is not known", "err", err)
+		}
+		for _, name := range slices.Sorted(maps.Keys(c.Removed)) {
+			var holders []string
+			for _, u := range inUse {
+				if holdsAll(u, c.Removed[name]) {
+					holders = append(holders, u.Pod+":"+u.Container)
+				}
+			}
+			r.log.Warn("a device has gone", "device", name, "containers", holders)
+		}
+	}
+	warn := func(err error) {
+		r.log.Warn("devices are looked for when a container asks, and not before", "err", err)
+	}
+	if err := r.devices.Watch(ctx, report, warn); err != nil {
+		warn(err)
+	}
+}
+
+// holdsAll: the container has all of the nodes.
+func holdsAll(u cri.DeviceUse, nodes []gpu.Node) bool {
+	return len(nodes) > 0 && !slices.ContainsFunc(nodes, func(n gpu.Node) bool {
+		return !slices.ContainsFunc(u.Devices, func(d cri.Device) bool {
+			return d.Type == n.Type && d.Major == int64(n.Major) && d.Minor == int64(n.Minor)
+		})
+	})
 }
 
 // devicesInUse tells what the running containers have.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -20,14 +21,23 @@ type stoppedHooks struct {
 	Hooks []specs.Hook `json:"hooks"`
 }
 
-// hooks arranges the hooks that run beside the init: prestart and createRuntime while it waits, poststart by the launch,
-// poststop by Cleanup. A container without any, as nearly all are, costs nothing.
-func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Prepared, l *sandbox.Launch) error {
+// hooks arranges what runs beside the init: network devices, prestart and createRuntime hooks while it waits, poststart by
+// the launch, poststop by Cleanup. A container without any, as nearly all are, costs nothing.
+func (r *podRuntime) hooks(ctx context.Context, pod *sandbox.Pod, c *sandbox.Container, p *oci.Prepared, l *sandbox.Launch) error {
+	state := specs.State{Version: specs.Version, ID: c.ID, Annotations: p.Spec.Annotations}
+	if p.Gate != nil {
+		p.Gate.Devices = podLedger{r.netDevices, pod.ID}
+		// The other end is the init's once the launch is closed, so this ends with the init at the latest.
+		defer func() { go p.Gate.Serve(ctx, state) }()
+	}
 	h := p.Spec.Hooks
 	if h == nil {
 		return nil
 	}
-	state := specs.State{Version: specs.Version, ID: c.ID, Annotations: p.Spec.Annotations}
+	if err := r.writeBundle(c.ID, p.Spec); err != nil {
+		return fmt.Errorf("bundle for hooks of %s: %w", c.ID, err)
+	}
+	state.Bundle = r.bundle(c.ID)
 	if len(h.Poststop) > 0 {
 		stopped := stoppedHooks{State: state, Hooks: h.Poststop}
 		stopped.State.Status = specs.StateStopped
@@ -45,11 +55,57 @@ func (r *podRuntime) hooks(ctx context.Context, c *sandbox.Container, p *oci.Pre
 			return oci.RunHooks(ctx, "poststart", h.Poststart, &state)
 		}
 	}
-	if p.Gate != nil {
-		// The other end is the init's once the launch is closed, so this ends with the init at the latest.
-		go p.Gate.Serve(ctx, state)
-	}
 	return nil
+}
+
+// bundle is the folder that the hooks of a container are told of.
+func (r *podRuntime) bundle(id string) string { return filepath.Join(r.bundles, id) }
+
+// writeBundle makes what hooks expect where the state says that the bundle is: they look up root.path in config.json, as
+// NVIDIA's do to find the container's files. It is where the init has mounted the root in its own mount namespace: right
+// for a createContainer hook as it stands, and for others once they have entered that namespace by the state's pid.
+// In a user namespace the hooks that the init runs are its root's, so the files are.
+func (r *podRuntime) writeBundle(id string, spec *specs.Spec) error {
+	shown := *spec
+	root := specs.Root{}
+	if spec.Root != nil {
+		root = *spec.Root
+	}
+	root.Path = r.staging
+	shown.Root = &root
+	text, err := json.Marshal(shown)
+	if err != nil {
+		return err
+	}
+	dir := r.bundle(id)
+	if err := os.MkdirAll(r.bundles, 0o711); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	config := filepath.Join(dir, "config.json")
+	if err := replaceFile(config, text); err != nil {
+		return err
+	}
+	uid, gid := rootOf(spec)
+	return errors.Join(os.Chown(config, uid, gid), os.Chown(dir, uid, gid))
+}
+
+// rootOf is who root of the container is on the node.
+func rootOf(spec *specs.Spec) (uid, gid int) {
+	if spec.Linux == nil {
+		return 0, 0
+	}
+	outside := func(list []specs.LinuxIDMapping) int {
+		for _, m := range list {
+			if m.ContainerID == 0 {
+				return int(m.HostID)
+			}
+		}
+		return 0
+	}
+	return outside(spec.Linux.UIDMappings), outside(spec.Linux.GIDMappings)
 }
 
 // poststop runs the hooks of a container that has gone, once. One that fails is a warning, and the others run
@@ -59,7 +115,7 @@ func (r *podRuntime) poststop(ctx context.Context, id string) error {
 	var stopped stoppedHooks
 	err := readJSON(path, &stopped)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return os.RemoveAll(r.bundle(id))
 	}
 	if err != nil {
 		r.log.Warn("poststop hooks are lost", "ctr", id, "err", err)
@@ -72,5 +128,5 @@ func (r *podRuntime) poststop(ctx context.Context, id string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("poststop hooks of %s: %w", id, err)
 	}
-	return nil
+	return os.RemoveAll(r.bundle(id))
 }

@@ -30,20 +30,26 @@ func TestPodHooks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &podRuntime{specs: store, log: slog.New(slog.DiscardHandler)}
+		return &podRuntime{specs: store, bundles: filepath.Join(dir, "hooks"), staging: "/stage", log: slog.New(slog.DiscardHandler)}
 	}
 	c, l := &sandbox.Container{ID: "c1"}, new(sandbox.Launch)
-	p := &oci.Prepared{Spec: &specs.Spec{Hooks: &specs.Hooks{
+	p := &oci.Prepared{Spec: &specs.Spec{Root: &specs.Root{}, Linux: &specs.Linux{UIDMappings: []specs.LinuxIDMapping{{HostID: 3000, Size: 10}}}, Hooks: &specs.Hooks{
 		Poststart: []specs.Hook{hook(`cat > $0`)},
 		Poststop:  []specs.Hook{hook("exit 1"), hook(`cat >> $0`)},
 	}}}
-	if err := open().hooks(t.Context(), c, p, l); err != nil {
+	if err := open().hooks(t.Context(), new(sandbox.Pod), c, p, l); err != nil {
 		t.Fatal(err)
+	}
+	bundle := filepath.Join(dir, "hooks", "c1")
+	var config specs.Spec
+	if err := readJSON(filepath.Join(bundle, "config.json"), &config); err != nil || config.Root.Path != "/stage" || p.Spec.Root.Path != "" {
+		t.Errorf("the bundle's root = %+v, %v; want where the init mounts it, and the specification as it was", config.Root, err)
 	}
 	if err := l.Started(t.Context(), 42); err != nil {
 		t.Fatal(err)
 	}
-	if got := said(); !strings.Contains(got, `"id":"c1"`) || !strings.Contains(got, `"status":"running"`) || !strings.Contains(got, `"pid":42`) {
+	if got := said(); !strings.Contains(got, `"id":"c1"`) || !strings.Contains(got, `"status":"running"`) || !strings.Contains(got, `"pid":42`) ||
+		!strings.Contains(got, `"bundle":"`+bundle+`"`) {
 		t.Errorf("poststart was told %s", got)
 	}
 	for i := range 2 { // Cleanup may run again
@@ -60,10 +66,10 @@ func TestPodHooks(t *testing.T) {
 	}
 
 	l = new(sandbox.Launch)
-	if err := open().hooks(t.Context(), c, &oci.Prepared{Spec: new(specs.Spec)}, l); err != nil || l.Started != nil {
+	if err := open().hooks(t.Context(), new(sandbox.Pod), c, &oci.Prepared{Spec: new(specs.Spec)}, l); err != nil || l.Started != nil {
 		t.Errorf("without hooks: %v, %v", err, l.Started != nil)
 	}
-	if left, _ := filepath.Glob(filepath.Join(dir, "specs", "*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(dir, "*", "*")); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 }

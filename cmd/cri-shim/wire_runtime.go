@@ -33,9 +33,13 @@ type podRuntime struct {
 	oci     *oci.Runtime
 	images  *podImages
 	specs   *specStore
+	staging string // where the init mounts a root file system, in its own mount namespace
+	bundles string // of containers with hooks
 	devices *gpu.Registry
-	classes classes
-	log     *slog.Logger
+	// netDevices are the node's interfaces that pods have.
+	netDevices *podDevices
+	classes    classes
+	log        *slog.Logger
 	// problem is what the node's configuration asks for and the node has not; nil is none.
 	problem error
 }
@@ -70,7 +74,9 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 		return nil, err
 	}
 	return &podRuntime{
-		foreign: foreign, oci: r, images: images, specs: specs, devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+		foreign: foreign, oci: r, images: images, specs: specs, staging: staging,
+		bundles: filepath.Join(cfg.State, "hooks"), devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
+		netDevices: &podDevices{dir: filepath.Join(cfg.State, "netdevices")},
 	}, nil
 }
 
@@ -171,8 +177,8 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	}
 	l := launch(prepared)
 	l.User = &prepared.User
-	if err := r.hooks(ctx, c, prepared, l); err != nil {
-		return nil, errors.Join(err, prepared.Undo(ctx))
+	if err := r.hooks(ctx, p, c, prepared, l); err != nil {
+		return nil, errors.Join(err, prepared.Undo(ctx), os.RemoveAll(r.bundle(c.ID)))
 	}
 	return l, nil
 }
@@ -206,7 +212,7 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
 		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
 		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
-		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm,
+		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm, Bundle: r.bundle(c.ID),
 	}
 	switch c.Config.Security.Namespaces.PID {
 	case workload.ModeNode:
@@ -281,7 +287,7 @@ func (r *podRuntime) CleanupPod(ctx context.Context, p *sandbox.Pod) error {
 	if p.Config.CgroupParent == "" {
 		err = errors.Join(err, r.oci.Remove(ctx, r.oci.PodCgroup(&p.Config, p.ID)))
 	}
-	return err
+	return errors.Join(err, r.netDevices.forget(p.ID))
 }
 
 // runtimeError gives an error of the runtime its kind.

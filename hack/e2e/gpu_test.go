@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -107,6 +109,55 @@ func TestGPU(t *testing.T) {
 	}
 }
 
+// TestGPUComesAndGoes: the log tells of a driver that is loaded after the daemon began, and who had a device that has gone.
+func TestGPUComesAndGoes(t *testing.T) {
+	t.Parallel()
+	n := gpuNode(t, nil)
+	from := 0 // where in the log
+	said := func(words ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("a line with %q in the log", words), func() bool {
+			for l := range strings.Lines(readFile(t, n.path("daemon.log"))[from:]) {
+				if !slices.ContainsFunc(words, func(w string) bool { return !strings.Contains(l, w) }) {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	said("NVIDIA driver", testtools.FakeNVIDIAVersion)
+	said("devices found", "nvidia.com/gpu=GPU-00000000")
+	proc := filepath.Join(n.gpuRoot, "proc/driver")
+	nodes := 0
+	node := func() { // nothing tells of a changed /proc that is no real one, so that is for a node in /dev to do
+		nodes++
+		from = len(readFile(t, n.path("daemon.log")))
+		testtools.MakeNode(t, filepath.Join(n.gpuRoot, fmt.Sprintf("dev/other%d", nodes)), 1, 3)
+	}
+	if err := os.Rename(proc, proc+".unloaded"); err != nil {
+		t.Fatal(err)
+	}
+	node()
+	said("NVIDIA driver", "none")
+	p := n.runPod(t)
+	if _, err := p.CreateContainer(ctx(t), &pb.CreateContainerRequest{
+		PodSandboxId: p.id, Config: p.containerConfig("early", sh("true"), cdi("nvidia.com/gpu=0")), SandboxConfig: p.config,
+	}); err == nil {
+		t.Error("a GPU without a driver: no error")
+	}
+	if err := os.Rename(proc+".unloaded", proc); err != nil {
+		t.Fatal(err)
+	}
+	p.sleeping(t, cdi("nvidia.com/gpu=1")) // at once: a request does not wait for an event
+	node()
+	said("NVIDIA driver", testtools.FakeNVIDIAVersion)
+	if err := os.RemoveAll(filepath.Join(proc, "nvidia/gpus/0000:65:00.0")); err != nil {
+		t.Fatal(err)
+	}
+	node()
+	said("a device has gone", "GPU-00000001", p.config.Metadata.Name)
+}
+
 // line is the line of text that begins with prefix.
 func line(text, prefix string) string {
 	for l := range strings.Lines(text) {
@@ -162,16 +213,86 @@ func TestGPURequests(t *testing.T) {
 		}
 	})
 	t.Run("runtime class", func(t *testing.T) {
-		config := n.podConfig()
-		resp, err := n.RunPodSandbox(ctx(t), &pb.RunPodSandboxRequest{Config: config, RuntimeHandler: "nvidia"})
-		if err != nil {
-			t.Fatal(err)
+		s, err := n.Status(ctx(t), &pb.StatusRequest{})
+		if err != nil || !slices.ContainsFunc(s.RuntimeHandlers, func(h *pb.RuntimeHandler) bool { return h.Name == "nvidia" }) {
+			t.Errorf("Status = %v, %v; want the handler nvidia", s.GetRuntimeHandlers(), err)
 		}
-		n.remember(resp.PodSandboxId, config)
-		if err := n.removePod(ctx(t), resp.PodSandboxId); err != nil {
-			t.Error(err)
+		p := n.runPodAs(t, "nvidia")
+		if got := p.status(t).RuntimeHandler; got != "nvidia" {
+			t.Errorf("PodSandboxStatus: handler %q; want nvidia", got)
+		}
+		if got := p.output(t, script, cdi("nvidia.com/gpu=1")); got != "10:200 EPERM\n10:229 yes\n" {
+			t.Errorf("may open %q", got)
 		}
 	})
+	// NVIDIA's plugin with deviceListStrategy "volume-mounts" and passDeviceSpecs: a mount of /dev/null for each device, and nodes.
+	t.Run("device plugin, volume mounts", func(t *testing.T) {
+		host := func(name string) string { return filepath.Join(n.gpuRoot, "dev", name) }
+		got := p.output(t, script+"; test -c /var/run/nvidia-container-devices/GPU-0 && echo $NVIDIA_VISIBLE_DEVICES; ls /dev/nvidia*", mount(
+			&pb.Mount{HostPath: "/dev/null", ContainerPath: "/var/run/nvidia-container-devices/GPU-0"}), func(c *pb.ContainerConfig) {
+			c.Envs = append(c.Envs, &pb.KeyValue{Key: "NVIDIA_VISIBLE_DEVICES", Value: []byte("/var/run/nvidia-container-devices")})
+			c.Devices = []*pb.Device{
+				{HostPath: host("nvidiactl"), ContainerPath: "/dev/nvidiactl", Permissions: "rw"},
+				{HostPath: host("nvidia0"), ContainerPath: "/dev/nvidia0", Permissions: "rw"},
+			}
+		})
+		if want := "10:200 yes\n10:229 EPERM\n/var/run/nvidia-container-devices\n/dev/nvidia0\n/dev/nvidiactl\n"; got != want {
+			t.Errorf("output %q; want %q", got, want)
+		}
+	})
+}
+
+// TestTopology: the CPUs and the memory nodes that the kubelet's managers choose beside a device are those of the container,
+// and can be changed while it runs.
+func TestTopology(t *testing.T) {
+	t.Parallel()
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two CPUs")
+	}
+	n := gpuNode(t, nil)
+	p := n.runPod(t, hostNetwork)
+	c := p.sleeping(t, cdi("nvidia.com/gpu=0"), func(c *pb.ContainerConfig) {
+		c.Linux.Resources = &pb.LinuxContainerResources{CpusetCpus: "1", CpusetMems: "0"}
+	})
+	want := func(when, cpus, mems string) {
+		t.Helper()
+		const script = "sed -n 's/^[CM][pe][um]s_allowed_list:[[:space:]]*//p' "
+		for _, of := range []string{"/proc/self/status", "/proc/1/status"} {
+			if got := c.exec(t, script+of); got != cpus+"\n"+mems+"\n" {
+				t.Errorf("%s: %s may use %q; want CPUs %s and memory nodes %s", when, of, got, cpus, mems)
+			}
+		}
+	}
+	want("at the start", "1", "0")
+	for _, cpus := range []string{"0-1", "0"} {
+		if _, err := n.UpdateContainerResources(ctx(t), &pb.UpdateContainerResourcesRequest{
+			ContainerId: c.id, Linux: &pb.LinuxContainerResources{CpusetCpus: cpus, CpusetMems: "0"},
+		}); err != nil {
+			t.Fatal(err)
+		}
+		want("after an update", cpus, "0")
+	}
+	if got := c.exec(t, probe("10:200", "10:229")); got != "10:200 yes\n10:229 EPERM\n" {
+		t.Errorf("after updates it may open %q", got)
+	}
+	n.restart(t, syscall.SIGKILL)
+	want("after the daemon was killed", "0", "0")
+	_, err := p.CreateContainer(ctx(t), &pb.CreateContainerRequest{PodSandboxId: p.id, SandboxConfig: p.config, Config: p.containerConfig("far", sh("true"),
+		func(c *pb.ContainerConfig) { c.Linux.Resources.CpusetMems = "63" })})
+	if err == nil { // the node is looked at when the group is made
+		resp, lerr := p.ListContainers(ctx(t), &pb.ListContainersRequest{Filter: &pb.ContainerFilter{PodSandboxId: p.id}})
+		if lerr != nil {
+			t.Fatal(lerr)
+		}
+		for _, l := range resp.Containers {
+			if l.Metadata.Name == "far" {
+				_, err = p.StartContainer(ctx(t), &pb.StartContainerRequest{ContainerId: l.Id})
+			}
+		}
+	}
+	if err == nil || !strings.Contains(err.Error(), "cpuset.mems") || !strings.Contains(err.Error(), "63") {
+		t.Errorf("a memory node that is not there: %v; want an error that names cpuset.mems and 63", err)
+	}
 }
 
 // TestGPUErrors: what cannot be had is refused at once, and the error says why.
@@ -182,6 +303,12 @@ func TestGPUErrors(t *testing.T) {
 	n.writeCDI(t, "a.json", `{"cdiVersion": "0.6.0", "kind": "v.com/c", "devices": [{"name": "x", "containerEdits": {"env": ["A=1"]}}, {"name": "nodev", "containerEdits": {"deviceNodes": [{"path": "/dev/not-there"}]}}]}`)
 	n.writeCDI(t, "b.json", `{"cdiVersion": "0.6.0", "kind": "v.com/c", "devices": [{"name": "x", "containerEdits": {"env": ["A=2"]}}]}`)
 	n.writeCDI(t, "broken.yaml", "kind: [")
+	n.writeCDI(t, "e.json", `{"cdiVersion": "1.1.0", "kind": "v.com/e", "devices": [
+  {"name": "hook", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/not/there"}]}},
+  {"name": "hook2", "containerEdits": {"hooks": [{"hookName": "createRuntime", "path": "bin/true"}]}},
+  {"name": "mount", "containerEdits": {"mounts": [{"hostPath": "/not/there", "containerPath": "/x"}]}},
+  {"name": "mount2", "containerEdits": {"mounts": [{"hostPath": "relative", "containerPath": "/x"}]}},
+  {"name": "rdt", "containerEdits": {"intelRdt": {"closID": "not-a-class"}}}]}`)
 	regular := filepath.Join(n.volume(t), "file")
 	for name, tc := range map[string]struct {
 		edit edit
@@ -192,6 +319,11 @@ func TestGPUErrors(t *testing.T) {
 		"no such device": {cdi("v.com/c=y"), []string{"v.com/c=y", "a.json", "broken.yaml"}},
 		"no such kind":   {cdi("w.com/c=y"), []string{"w.com/c=y", "cdi", "broken.yaml"}},
 		"no such GPU":    {cdi("nvidia.com/gpu=7"), []string{"nvidia.com/gpu=7", "GPU-00000000"}},
+		"hook missing":   {cdi("v.com/e=hook"), []string{"v.com/e=hook", "e.json", "createContainer hook", "/not/there"}},
+		"hook relative":  {cdi("v.com/e=hook2"), []string{"e.json", "createRuntime hook", "bin/true", "not absolute"}},
+		"mount missing":  {cdi("v.com/e=mount"), []string{"e.json", "/not/there"}},
+		"mount relative": {cdi("v.com/e=mount2"), []string{"e.json", "relative", "not absolute"}},
+		"RDT":            {cdi("v.com/e=rdt"), []string{"linux.intelRdt"}},
 		"regular file":   {func(c *pb.ContainerConfig) { c.Devices = []*pb.Device{{HostPath: regular, ContainerPath: "/dev/x"}} }, []string{regular, "neither a device nor a directory"}},
 		"missing device": {func(c *pb.ContainerConfig) {
 			c.Devices = []*pb.Device{{HostPath: "/dev/not-there", ContainerPath: "/dev/x"}}

@@ -151,14 +151,14 @@ func (m *mutant) try(dir string) (string, error) {
 	}
 	test := exec.Command("go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+strings.ReplaceAll(m.test, "/", "$/^")+"$", m.pkg)
 	test.Env = os.Environ()
-	if m.pkg == "./hack/e2e" {
+	if m.pkg == "./hack/e2e" || m.pkg == "./cmd/cri-shim-oci" {
 		// These build all of bin themselves. What is left there is whole again before this returns.
 		test.Env = append(test.Env, "GOFLAGS=-overlay="+overlay)
 		defer exec.Command("make", "-s", "build").Run()
 	} else {
 		// The programs that other tests run are built aside, so that no other test runs them.
 		build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-overlay", overlay, "-o", dir+"/",
-			"./cmd/cri-shim-supervisor", "./cmd/cri-shim-init", "./cmd/cri-shim-classes")
+			"./cmd/cri-shim-supervisor", "./cmd/cri-shim-init", "./cmd/cri-shim-classes") // all, or they are built from the tree
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("it does not build: %w\n%s", err, out)

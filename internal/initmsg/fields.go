@@ -22,6 +22,7 @@ func (m *Message) code(c *codec) {
 	list(c, &m.CreateContainerHooks, codeHook)
 	list(c, &m.StartContainerHooks, codeHook)
 	c.bytes(&m.State)
+	optional(c, &m.ExecRoot, (*codec).i32)
 	optional(c, &m.HookFile, (*codec).i32)
 	optional(c, &m.PIDFile, (*codec).i32)
 	c.i32(&m.StartFile)
@@ -47,6 +48,7 @@ func codeRoot(c *codec, r *Root) {
 	c.u64(&r.Propagation)
 	c.u64(&r.FinalPropagation)
 	c.flag(&r.NoPivot)
+	c.flag(&r.Detached)
 }
 
 func codeFile(c *codec, f *File) {
@@ -72,6 +74,8 @@ func codeMount(c *codec, m *Mount) {
 	c.flag(&m.Optional)
 	c.flag(&m.ReadonlyAtEnd)
 	c.flag(&m.NoFollow)
+	c.flag(&m.Remount)
+	c.flag(&m.IVersion)
 }
 
 func codeDevice(c *codec, d *Device) {

@@ -84,6 +84,10 @@ type Mount struct {
 	ReadonlyAtEnd bool
 	// NoFollow refuses a target whose last part is a symbolic link.
 	NoFollow bool
+	// Remount changes what is mounted at Target, in place of making a mount: attributes, and the file system's Options.
+	Remount bool
+	// IVersion has the file system count the changes of inodes (MS_I_VERSION), which only mount(2) can ask for.
+	IVersion bool
 }
 
 // Device is a node to be made under the new root.
@@ -189,6 +193,9 @@ type Root struct {
 	FinalPropagation uint64
 	// NoPivot uses MS_MOVE and chroot, for a root on the initramfs.
 	NoPivot bool
+	// Detached keeps the root out of every mount namespace: the container's is another's, which is to see none of its
+	// mounts and keep its own root.
+	Detached bool
 }
 
 // Hook is an OCI hook that runs inside the container's namespaces, or just before the pivot.
@@ -229,9 +236,11 @@ type Message struct {
 	CreateContainerHooks []Hook
 	StartContainerHooks  []Hook
 	State                []byte
+	// ExecRoot is the root of a container whose mount namespace has another one, for ModeExec; or nil.
+	ExecRoot *int32
 	// HookFile is a SOCK_SEQPACKET socket, or nil: before the createContainer hooks the init sends HooksDue over
-	// it and waits for HooksDone, or for the text of what went wrong: whoever started it runs the hooks of its
-	// own namespaces meanwhile.
+	// it and waits for HooksDone, or for the text of what went wrong: whoever started it moves network devices and
+	// runs the hooks of its own namespaces meanwhile.
 	HookFile *int32
 	// PIDFile is a PID namespace that nothing but the workload enters, or nil: the last thing the init does is to clone a child
 	// into it that has all but execve(2) behind it. The file after it is a page of memory; the child's process ID is in

@@ -108,9 +108,6 @@ func toSyscall(st *unix.Stat_t) syscall.Stat_t {
 	}
 }
 
-// DeviceNumbers splits st_rdev.
-func DeviceNumbers(rdev uint64) (major, minor uint32) { return unix.Major(rdev), unix.Minor(rdev) }
-
 // Utimesat sets the times of name, which is not followed when it is a symbolic link. An empty name is dir itself
 // (AT_EMPTY_PATH: Linux 5.8).
 func Utimesat(dir int, name string, atime, mtime time.Time) error {
@@ -181,17 +178,6 @@ func Listxattrat(dir int, name string) ([]string, error) {
 // Renameat is renameat(2).
 func Renameat(oldDir int, oldName string, newDir int, newName string) error {
 	return noEINTR(func() error { return unix.Renameat(oldDir, oldName, newDir, newName) })
-}
-
-// RenameNoReplace renames within one file system and fails with EEXIST when newPath exists.
-func RenameNoReplace(oldPath, newPath string) error {
-	err := noEINTR(func() error {
-		return unix.Renameat2(unix.AT_FDCWD, oldPath, unix.AT_FDCWD, newPath, unix.RENAME_NOREPLACE)
-	})
-	if err != nil {
-		return &os.LinkError{Op: "rename", Old: oldPath, New: newPath, Err: err}
-	}
-	return nil
 }
 
 // RenameExchange swaps two paths on one file system, both of which exist.

@@ -205,7 +205,7 @@ func (l *launch) prepare() error {
 		return err
 	}
 	opt := oci.Options{
-		Bundle: l.c.Bundle, Staging: l.c.dir, NoPivot: l.o.NoPivot, ExtraFiles: l.o.ExtraFiles,
+		Bundle: l.c.Bundle, Staging: l.c.dir, NoPivot: l.o.NoPivot, HostMounts: true, ExtraFiles: l.o.ExtraFiles,
 		Seccomp: oci.CompileSeccomp, ID: l.c.ID,
 	}
 	if opt.Cgroups, err = oci.DetectCgroupMounts(groups); err != nil {
@@ -219,7 +219,7 @@ func (l *launch) prepare() error {
 			return err
 		}
 	}
-	if l.gate, err = oci.NewHookGate(l.spec.Hooks); err != nil {
+	if l.gate, err = oci.NewHookGate(l.spec); err != nil {
 		return err
 	}
 	opt.HookSocket = l.gate.Socket()

@@ -102,6 +102,7 @@ func (c *Container) openGate(pidfd *os.File) error {
 		opened <- result{f, err}
 	}()
 	var r result
+	stopped := false
 	select {
 	case r = <-opened:
 	case <-gone:
@@ -109,18 +110,20 @@ func (c *Container) openGate(pidfd *os.File) error {
 		if w, err := os.OpenFile(path, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil {
 			w.Close()
 		}
-		if r = <-opened; r.f != nil {
-			r.f.Close()
-		}
-		return errors.New("cannot start a container that has stopped")
+		r, stopped = <-opened, true
 	}
 	if r.err != nil {
 		return r.err
 	}
 	defer r.f.Close()
+	// Also of one that has ended: a short workload may have, before we came to look.
 	warnings, err := launcher.ReadReports(r.f, initmsg.KindExecute)
 	for _, w := range warnings {
 		c.rt.Warn(errors.New(w))
+	}
+	var report *initmsg.Report
+	if err != nil && stopped && !errors.As(err, &report) {
+		return errors.New("cannot start a container that has stopped")
 	}
 	return err
 }

@@ -67,6 +67,12 @@ func CheckSpec(s *specs.Spec) error {
 	if s.Linux == nil {
 		return nil
 	}
+	if len(s.Linux.NetDevices) > 0 {
+		return fmt.Errorf("a container with network devices of the host: %w by criu", errors.ErrUnsupported)
+	}
+	if !slices.ContainsFunc(s.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Type == specs.MountNamespace }) {
+		return fmt.Errorf("a container in the host's mount namespace: %w by criu", errors.ErrUnsupported)
+	}
 	for _, ns := range s.Linux.Namespaces {
 		switch {
 		case ns.Type == specs.UserNamespace:

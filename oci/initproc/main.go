@@ -162,6 +162,11 @@ func (s *setup) exec() error {
 	if err := s.enter(); err != nil {
 		return err
 	}
+	if f := s.m.ExecRoot; f != nil {
+		if err := chrootTo(int(file(*f))); err != nil {
+			return err
+		}
+	}
 	if err := s.openRoot(); err != nil {
 		return err
 	}
@@ -228,9 +233,9 @@ func (s *setup) enter() error {
 	if err := s.setOOMScore(); err != nil {
 		return err
 	}
-	s.stage = "sysctl"
-	// After the namespaces are joined: /proc/sys/net, kernel/shm… and
-	// fs/mqueue show those of the writer.
+	if s.m.HookFile != nil {
+		return nil // see rootfs: a network device that a name is about may still have to come
+	}
 	return s.setSysctls()
 }
 
@@ -244,6 +249,9 @@ func (s *setup) checkFiles() error {
 	}
 	if m.PIDFile != nil {
 		files = append(files, *m.PIDFile, *m.PIDFile+1)
+	}
+	if m.ExecRoot != nil {
+		files = append(files, *m.ExecRoot)
 	}
 	for i := range m.Join {
 		files = append(files, m.Join[i].File)

@@ -13,6 +13,9 @@ import (
 // target for a moment. The target is a descriptor that was resolved inside the
 // root, so that a link swapped in later changes nothing (CVE-2021-30465).
 func (s *setup) mount(m *initmsg.Mount) error {
+	if m.Remount {
+		return s.remount(m)
+	}
 	target, dir := -1, true
 	var err error
 	if m.TmpCopyUp {
@@ -53,7 +56,14 @@ func (s *setup) mount(m *initmsg.Mount) error {
 // the descriptors that they were made with, whatever was mounted over them since.
 func (s *setup) finishMounts() error {
 	for _, fd := range s.readonlyAtEnd {
-		if err := setAttr(fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		var err error
+		if s.m.Root.Detached {
+			// mount_setattr(2) wants a mount of this namespace, or the top of a tree; the file system is the mount's alone.
+			err = reconfigure(fd, []string{"ro"})
+		} else {
+			err = setAttr(fd, 0, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+		}
+		if err != nil {
 			return wrap("make read-only", "", err)
 		}
 		unix.Close(fd)
@@ -64,22 +74,183 @@ func (s *setup) finishMounts() error {
 // attach puts a finished mount on target and proves that it is what the
 // target's path now leads to.
 func (s *setup) attach(src, target int, m *initmsg.Mount) error {
-	const flags = unix.MOVE_MOUNT_F_EMPTY_PATH | unix.MOVE_MOUNT_T_EMPTY_PATH
-	if err := unix.MoveMount(src, "", target, "", flags); err != nil {
-		return wrap("attach", "", err)
-	}
-	if p := m.Propagation; p != 0 {
-		// After the attaching, which makes a mount below a shared one shared.
-		flags := uint(0)
-		if p&unix.MS_REC != 0 {
-			flags = unix.AT_RECURSIVE
+	detached := s.m.Root.Detached
+	if detached { // no mount of the tree is shared, and in the tree it cannot be changed
+		if err := setPropagation(src, m.Propagation); err != nil {
+			return err
 		}
-		if err := setAttr(src, flags, &unix.MountAttr{Propagation: p &^ unix.MS_REC}); err != nil {
-			return wrap("set propagation", "", err)
+	}
+	if err := move(src, target); err != nil {
+		if detached && errnoOf(err) == unix.EINVAL {
+			err = &kernelError{"6.15", err} // detached mounts on detached mounts
+		}
+		return err
+	}
+	if m.File != initmsg.NoFile && m.Propagation&unix.MS_SHARED != 0 && !detached {
+		anew, err := attachAnew(src, target, m.Recursive)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(anew)
+		src = anew
+	}
+	if !detached {
+		// After the attaching, which makes a mount below a shared one shared.
+		if err := setPropagation(src, m.Propagation); err != nil {
+			return err
+		}
+	}
+	if m.IVersion {
+		if err := s.countVersions(src, m); err != nil {
+			return err
 		}
 	}
 	return s.verify(src, m)
 }
+
+// attachAnew replaces a mount that was handed over, on target, by a copy of it: mountinfo is sorted by the age of mounts,
+// and it would come before those that were mounted before it (runtime-spec, "Mounts": in the listed order).
+func attachAnew(old, target int, recursive bool) (int, error) {
+	back, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, wrap("open", ".", err)
+	}
+	defer unix.Close(back)
+	if unix.Fchdir(old) != nil { // a file, which cannot be unmounted without a path
+		return unix.FcntlInt(uintptr(old), unix.F_DUPFD_CLOEXEC, 0)
+	}
+	defer unix.Fchdir(back)
+	flags := uint(unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH)
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	anew, err := unix.OpenTree(old, "", flags)
+	if err != nil {
+		return -1, wrap("clone", "", err)
+	}
+	// Or the unmount of what is below it would be propagated to the host.
+	err = setAttr(old, unix.AT_RECURSIVE, &unix.MountAttr{Propagation: unix.MS_PRIVATE})
+	if err == nil {
+		err = unix.Unmount(".", unix.MNT_DETACH)
+	}
+	if err == nil {
+		err = move(anew, target)
+	}
+	if err != nil {
+		unix.Close(anew)
+		return -1, wrap("attach anew", "", err)
+	}
+	return anew, nil
+}
+
+// setPropagation sets an MS_SHARED, MS_SLAVE, …, with MS_REC or not; 0 leaves it.
+func setPropagation(mount int, p uint64) error {
+	if p == 0 {
+		return nil
+	}
+	flags := uint(0)
+	if p&unix.MS_REC != 0 {
+		flags = unix.AT_RECURSIVE
+	}
+	return wrap("set propagation", "", setAttr(mount, flags, &unix.MountAttr{Propagation: p &^ unix.MS_REC}))
+}
+
+// remount changes what is mounted at a target: what is asked for changes, as with mount(8), and the rest stays.
+func (s *setup) remount(m *initmsg.Mount) error {
+	fd, err := openIn(s.root, m.Target, unix.O_PATH, resolveFor(m))
+	if err != nil {
+		return wrap("open the target", "", err)
+	}
+	defer unix.Close(fd)
+	var st unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, 0, &st); err != nil {
+		return wrap("statx", "", err)
+	}
+	if st.Attributes&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		return text("remount: nothing is mounted there")
+	}
+	if err := setMountAttrs(fd, m); err != nil {
+		return err
+	}
+	if err := setPropagation(fd, m.Propagation); err != nil {
+		return err
+	}
+	if len(m.Options) > 0 {
+		if err := reconfigure(fd, m.Options); err != nil {
+			return err
+		}
+	}
+	if m.IVersion {
+		return s.countVersions(fd, m)
+	}
+	return nil
+}
+
+// reconfigure changes the settings of the file system at a mount's root.
+func reconfigure(mount int, options []string) error {
+	fs, err := unix.Fspick(mount, "", unix.FSPICK_CLOEXEC|unix.FSPICK_EMPTY_PATH)
+	if err != nil {
+		return wrap("fspick", "", err)
+	}
+	defer unix.Close(fs)
+	if err := configure(fs, options); err != nil {
+		return err
+	}
+	if err := unix.FsconfigReconfigure(fs); err != nil {
+		return wrap("fsconfig reconfigure", "", because(fs, err))
+	}
+	return nil
+}
+
+// countVersions is a remount by mount(2), which takes a path: the descriptor's in the private procfs. It sets the flags
+// of the file system and of the mount as a whole, so those that are set are given again.
+func (s *setup) countVersions(mount int, m *initmsg.Mount) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(mount, &st); err != nil {
+		return wrap("statfs", "", err)
+	}
+	flags := uintptr(unix.MS_REMOUNT | unix.MS_I_VERSION)
+	for _, f := range [...]struct{ st, ms uintptr }{
+		{unix.ST_NOSUID, unix.MS_NOSUID}, {unix.ST_NODEV, unix.MS_NODEV}, {unix.ST_NOEXEC, unix.MS_NOEXEC},
+		{unix.ST_SYNCHRONOUS, unix.MS_SYNCHRONOUS}, {unix.ST_MANDLOCK, unix.MS_MANDLOCK}, {unix.ST_NOATIME, unix.MS_NOATIME},
+		{unix.ST_NODIRATIME, unix.MS_NODIRATIME}, {unix.ST_RELATIME, unix.MS_RELATIME}, {stNoSymFollow, unix.MS_NOSYMFOLLOW},
+	} {
+		if uintptr(st.Flags)&f.st != 0 {
+			flags |= f.ms
+		}
+	}
+	if flags&(unix.MS_NOATIME|unix.MS_RELATIME) == 0 {
+		flags |= unix.MS_STRICTATIME
+	}
+	for _, o := range m.Options {
+		switch o {
+		case "ro":
+			flags |= unix.MS_RDONLY
+		case "lazytime":
+			flags |= unix.MS_LAZYTIME
+		}
+	}
+	back, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return wrap("open", ".", err)
+	}
+	defer unix.Close(back)
+	if err := unix.Fchdir(s.proc); err != nil {
+		return wrap("chdir", "procfs", err)
+	}
+	err = unix.Mount("", "thread-self/fd/"+itoa(mount), "", flags, "")
+	if cerr := unix.Fchdir(back); cerr != nil {
+		return wrap("chdir", "", cerr)
+	}
+	if err == nil && st.Flags&unix.ST_RDONLY != 0 {
+		// Not by mount(2): it would make the file system read-only, which may have other mounts.
+		err = setMountAttr(mount, 0, unix.MOUNT_ATTR_RDONLY, 0)
+	}
+	return wrap("set iversion", "", err)
+}
+
+// stNoSymFollow is ST_NOSYMFOLLOW (linux/statfs.h).
+const stNoSymFollow = 0x2000
 
 // verify looks the target up again: a mount that ended elsewhere, because
 // the image or a volume shared with another container moved things about, is an
@@ -222,16 +393,8 @@ func newMount(m *initmsg.Mount) (int, error) {
 			return -1, wrap("fsconfig source", m.Source, because(fs, err))
 		}
 	}
-	for _, o := range m.Options {
-		key, value, set := strings.Cut(o, "=")
-		if set {
-			err = unix.FsconfigSetString(fs, key, value)
-		} else {
-			err = unix.FsconfigSetFlag(fs, key)
-		}
-		if err != nil {
-			return -1, wrap("fsconfig", o, because(fs, err))
-		}
+	if err := configure(fs, m.Options); err != nil {
+		return -1, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, wrap("fsconfig create", m.FSType, because(fs, err))
@@ -250,6 +413,22 @@ func newMount(m *initmsg.Mount) (int, error) {
 		return -1, wrap("idmap a mount of type", m.FSType, err)
 	}
 	return fd, nil
+}
+
+// configure gives a file system its settings.
+func configure(fs int, options []string) (err error) {
+	for _, o := range options {
+		key, value, set := strings.Cut(o, "=")
+		if set {
+			err = unix.FsconfigSetString(fs, key, value)
+		} else {
+			err = unix.FsconfigSetFlag(fs, key)
+		}
+		if err != nil {
+			return wrap("fsconfig", o, because(fs, err))
+		}
+	}
+	return nil
 }
 
 // because adds what the file system wrote into its log (fsopen(2)), which says

@@ -52,18 +52,26 @@ func (s *setup) openJoins() error {
 // setns(2), which refuses a descriptor of another kind.
 func (s *setup) join() error {
 	for i, n := range s.m.Join {
-		if n.Type == unix.CLONE_NEWNS {
-			// setns(2): not while root and cwd are shared with other threads.
-			if err := unix.Unshare(unix.CLONE_FS); err != nil {
-				return wrap("unshare CLONE_FS", "", err)
-			}
+		if n.Type == unix.CLONE_NEWNS && s.m.Root != nil {
+			continue // see enterDetached
 		}
-		if err := unix.Setns(s.joins[i], int(n.Type)); err != nil {
-			return wrap("join the "+namespaceName(n.Type)+" namespace", n.Path, err)
+		if err := s.joinOne(i); err != nil {
+			return err
 		}
-		unix.Close(s.joins[i])
 	}
 	return nil
+}
+
+func (s *setup) joinOne(i int) error {
+	n := &s.m.Join[i]
+	defer unix.Close(s.joins[i])
+	if n.Type == unix.CLONE_NEWNS {
+		// setns(2): not while root and cwd are shared with other threads.
+		if err := unix.Unshare(unix.CLONE_FS); err != nil {
+			return wrap("unshare CLONE_FS", "", err)
+		}
+	}
+	return wrap("join the "+namespaceName(n.Type)+" namespace", n.Path, unix.Setns(s.joins[i], int(n.Type)))
 }
 
 func (s *setup) unshare() error {

@@ -17,7 +17,7 @@ func (s *setup) openProc() error {
 		return verifyProc(s.proc) // the server's
 	}
 	if len(m.Sysctls) == 0 && len(m.TimeOffsets) == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
-		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) {
+		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) && !countsVersions(m.Mounts) {
 		return nil
 	}
 	if m.UserNamespace {
@@ -29,6 +29,15 @@ func (s *setup) openProc() error {
 	}
 	s.proc = fd
 	return verifyProc(s.proc)
+}
+
+func countsVersions(mounts []initmsg.Mount) bool {
+	for i := range mounts {
+		if mounts[i].IVersion {
+			return true
+		}
+	}
+	return false
 }
 
 func newProc() (int, error) {
@@ -95,7 +104,9 @@ func (s *setup) readSelf(path string) string {
 	return strings.TrimSuffix(string(data), "\n")
 }
 
+// setSysctls comes after the namespaces are joined: /proc/sys/net, kernel/shm… and fs/mqueue show those of the writer.
 func (s *setup) setSysctls() error {
+	s.stage = "sysctl"
 	for _, c := range s.m.Sysctls {
 		if err := s.procWrite("sys", c.Name, c.Value); err != nil {
 			return wrap("write sysctl", c.Name, err)

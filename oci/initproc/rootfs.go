@@ -63,6 +63,13 @@ func (s *setup) rootfs() error {
 	if err := s.awaitHooks(); err != nil {
 		return err
 	}
+	if m.HookFile != nil {
+		// Not before: a setting of a network device is there once the device is.
+		if err := s.setSysctls(); err != nil {
+			return err
+		}
+		s.stage = "hooks"
+	}
 	// runtime-spec, "createContainer Hooks": in the container's namespaces,
 	// after its mounts were made and before pivot_root; paths are the host's.
 	if err := runHooks("createContainer", m.CreateContainerHooks, hookState("creating", m.State)); err != nil {
@@ -88,6 +95,9 @@ func (s *setup) rootfs() error {
 			return wrap("make read-only", "/", err)
 		}
 	}
+	if r.Detached {
+		return s.enterDetached()
+	}
 	if err := s.pivot(); err != nil {
 		return err
 	}
@@ -106,6 +116,9 @@ func (s *setup) attachRoot() error {
 	if prop == 0 {
 		prop = unix.MS_REC | unix.MS_SLAVE
 	}
+	if r.Detached {
+		return s.cloneRoot(prop)
+	}
 	// Before anything is mounted: a mount below a shared one would appear on the host.
 	if err := unix.Mount("", "/", "", uintptr(prop), ""); err != nil {
 		return wrap("set propagation of", "/", err)
@@ -117,6 +130,15 @@ func (s *setup) attachRoot() error {
 			return wrap("make the mount private of", r.Staging, err)
 		}
 	}
+	if err := s.cloneRoot(prop); err != nil {
+		return err
+	}
+	return s.onStaging()
+}
+
+// cloneRoot opens the new root as a detached mount.
+func (s *setup) cloneRoot(prop uint64) error {
+	r := s.m.Root
 	var err error
 	if r.File != initmsg.NoFile {
 		s.root = int(file(r.File))
@@ -132,10 +154,7 @@ func (s *setup) attachRoot() error {
 	if prop&unix.MS_PRIVATE != 0 || prop&unix.MS_UNBINDABLE != 0 {
 		private.Propagation = unix.MS_PRIVATE
 	}
-	if err := setAttr(s.root, unix.AT_RECURSIVE, &private); err != nil {
-		return wrap("set propagation of", "the root", needs("5.12", err))
-	}
-	return s.onStaging()
+	return wrap("set propagation of", "the root", needs("5.12", setAttr(s.root, unix.AT_RECURSIVE, &private)))
 }
 
 // onStaging puts the root on the staging directory. In a user namespace the way there may be closed, so the process was
@@ -202,6 +221,36 @@ func (s *setup) pivot() error {
 		return wrap("unmount", "the old root", err)
 	}
 	return wrap("chdir", "/", unix.Chdir("/"))
+}
+
+// enterDetached joins the mount namespace, if it is to be another one, and makes the detached tree this process's root. It
+// stays out of the namespace: its processes keep their root, they see none of the container's mounts, and these go with
+// the container. There is nothing above the tree that a process could break out to.
+func (s *setup) enterDetached() error {
+	if p := s.m.Root.FinalPropagation; p != 0 {
+		flags := uint(0)
+		if p&unix.MS_REC != 0 {
+			flags = unix.AT_RECURSIVE
+		}
+		if err := setAttr(s.root, flags, &unix.MountAttr{Propagation: p &^ unix.MS_REC}); err != nil {
+			return wrap("set propagation of", "/", err)
+		}
+	}
+	for i := range s.m.Join {
+		if s.m.Join[i].Type == unix.CLONE_NEWNS {
+			if err := s.joinOne(i); err != nil {
+				return err
+			}
+		}
+	}
+	return chrootTo(s.root)
+}
+
+func chrootTo(root int) error {
+	if err := unix.Fchdir(root); err != nil {
+		return wrap("chdir", "the container's root", err)
+	}
+	return wrap("chroot", "", unix.Chroot("."))
 }
 
 // moveRoot is for a root on the initramfs, which pivot_root(2) cannot leave. The old

@@ -16,39 +16,18 @@ const (
 	afVsock = 40
 )
 
-// DefaultOption adjusts the default profile.
-type DefaultOption func(*specs.LinuxSeccomp)
-
-// DenySocketcall makes x86's socketcall multiplexer fail with ENOSYS. A filter
-// cannot see the address family behind it, so without this option a 32-bit x86
-// program reaches AF_ALG unless an LSM or the kernel's configuration forbids it. With
-// it, 32-bit programs whose C library knows no direct socket calls (Linux 4.3)
-// lose their network, and so do all 32-bit x86 Go programs; that is why moby
-// took it back as a default.
-func DenySocketcall() DefaultOption {
-	return func(p *specs.LinuxSeccomp) {
-		enosys := uint(syscall.ENOSYS)
-		// It stands first because libseccomp refuses rules for single calls behind
-		// the multiplexer that contradict each other, but only until a rule without
-		// conditions covers it.
-		deny := specs.LinuxSyscall{Names: []string{"socketcall"}, Action: specs.ActErrno, ErrnoRet: &enosys}
-		p.Syscalls = append([]specs.LinuxSyscall{deny}, p.Syscalls...)
-	}
-}
-
 // Default returns the profile for containers that ask for RuntimeDefault: moby's
 // default profile for a process with the bounding capabilities caps
 // ("CAP_SYS_ADMIN"), this kernel and this architecture, with sockets of AF_ALG and
-// AF_VSOCK failing with EAFNOSUPPORT.
-func Default(caps []string, opts ...DefaultOption) (*specs.LinuxSeccomp, error) {
+// AF_VSOCK failing with EAFNOSUPPORT. A filter cannot see the address family behind x86's socketcall multiplexer, so a
+// 32-bit x86 program reaches AF_ALG unless an LSM or the kernel's configuration forbids it; denying socketcall takes the
+// network from all 32-bit x86 Go programs and from old C libraries, which is why moby took it back as a default.
+func Default(caps []string) (*specs.LinuxSeccomp, error) {
 	p, err := moby.GetDefaultProfile(specWithCaps(caps))
 	if err != nil {
 		return nil, fmt.Errorf("seccomp: default profile: %w", err)
 	}
 	p.Syscalls = append(p.Syscalls, denyFamilies()...)
-	for _, o := range opts {
-		o(p)
-	}
 	return p, nil
 }
 

@@ -155,10 +155,7 @@ func child(s scenario) error {
 	}
 	index := syscallIndex()
 	native, _ := nativeArch()
-	if err := sys.SetNoNewPrivs(); err != nil {
-		return err
-	}
-	listener, err := sys.LoadSeccomp(f.Program, f.Flags)
+	listener, err := loadFilter(f.Program, f.Flags)
 	if err != nil {
 		return err
 	}
@@ -284,7 +281,7 @@ func TestKernelI386(t *testing.T) {
 	if err := exec.Command(bin, "20,0,0").Run(); err != nil {
 		t.Skipf("the kernel has no IA-32 emulation: getpid = %v", err)
 	}
-	p, err := Default(nil, DenySocketcall())
+	p, err := defaultWith(nil, denySocketcall())
 	if err != nil {
 		t.Fatal(err)
 	}

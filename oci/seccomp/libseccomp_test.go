@@ -278,9 +278,9 @@ func TestDefaultAgainstLibseccomp(t *testing.T) {
 	}
 	verdicts := 0
 	for _, caps := range capSets {
-		for _, opts := range [][]DefaultOption{nil, {DenySocketcall()}} {
+		for _, opts := range [][]defaultOption{nil, {denySocketcall()}} {
 			for _, archs := range archSets {
-				p, err := Default(caps, opts...)
+				p, err := defaultWith(caps, opts...)
 				if err != nil {
 					t.Fatal(err)
 				}

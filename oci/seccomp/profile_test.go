@@ -46,7 +46,7 @@ func TestDefaultFamilies(t *testing.T) {
 }
 
 func TestDenySocketcall(t *testing.T) {
-	p, err := Default(nil, DenySocketcall())
+	p, err := defaultWith(nil, denySocketcall())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -257,8 +257,8 @@ func TestFeatures(t *testing.T) {
 // FuzzCompile: whatever a profile says, the result is an error or a program that the
 // kernel takes and that ends for every call.
 func FuzzCompile(f *testing.F) {
-	for _, opts := range [][]DefaultOption{nil, {DenySocketcall()}} {
-		p, err := Default([]string{"CAP_SYS_ADMIN"}, opts...)
+	for _, opts := range [][]defaultOption{nil, {denySocketcall()}} {
+		p, err := defaultWith([]string{"CAP_SYS_ADMIN"}, opts...)
 		if err != nil {
 			f.Fatal(err)
 		}

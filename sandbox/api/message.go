@@ -168,7 +168,7 @@ type Exit struct {
 	Signal int  `json:"signal,omitempty"`
 	OOM    bool `json:"oom,omitempty"` // the kernel's OOM killer struck in its cgroup
 	// Failed says why the workload was never executed: the launch's answer says it too, but
-	// the daemon that asked may be gone. Such an exit is only an event, never in a file.
+	// the daemon that asked may be gone.
 	Failed string    `json:"failed,omitempty"`
 	At     time.Time `json:"at"`
 }

@@ -20,12 +20,14 @@ func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
 	<-p.started
 	s.mu.Lock()
 	failed := p.failed
-	if failed != "" {
-		delete(s.processes, p.id)
-		s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: at, Failed: failed})
-	}
 	s.mu.Unlock()
 	if failed != "" {
+		exit := &api.Exit{ID: p.id, Code: exitNotExecuted, At: at, Failed: failed}
+		s.keepExit(p, exit) // there may be no daemon to hear the cause
+		s.mu.Lock()
+		delete(s.processes, p.id)
+		s.tell(exit)
+		s.mu.Unlock()
 		p.pidfd.Close()
 		p.log.close()
 		return
@@ -39,17 +41,24 @@ func (s *Supervisor) ended(p *process, status syscall.WaitStatus) {
 	}
 	p.drain()
 	exit := &api.Exit{ID: p.id, Code: code, Signal: sig, OOM: oom, At: at}
-	if f := p.launch.ExitFile; f != "" {
-		if err := writeExit(f, exit); err != nil {
-			s.cfg.Log.Error("write exit file", "ctr", p.id, "file", f, "err", err)
-		}
-	}
+	s.keepExit(p, exit)
 	s.mu.Lock()
 	p.exit = exit
 	s.tell(exit)
 	s.mu.Unlock()
 	if p.mounts != nil {
 		p.mounts.Close() // the kernel now takes the container's mounts apart
+	}
+}
+
+// keepExit writes the exit file, if there is to be one.
+func (s *Supervisor) keepExit(p *process, exit *api.Exit) {
+	f := p.launch.ExitFile
+	if f == "" {
+		return
+	}
+	if err := writeExit(f, exit); err != nil {
+		s.cfg.Log.Error("write exit file", "ctr", p.id, "file", f, "err", err)
 	}
 }
 

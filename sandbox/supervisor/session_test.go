@@ -3,6 +3,7 @@ package supervisor
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -45,6 +46,10 @@ func scriptInit() {
 	report := os.NewFile(initmsg.FDSync, "sync")
 	if script, ok := strings.CutPrefix(string(text), "late "); ok {
 		lateInit(report, script)
+	}
+	if cause, fails := strings.CutPrefix(string(text), "fail "); fails {
+		report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindError, Stage: "exec", Text: cause}))
+		os.Exit(1)
 	}
 	script, tty := strings.CutPrefix(string(text), "tty ")
 	if tty {
@@ -576,4 +581,23 @@ func FuzzSession(f *testing.F) {
 			t.Error("the session does not end")
 		}
 	})
+}
+
+// TestFailedLaunchFile: the cause of a launch that failed is in the exit file, for a daemon that did not hear it.
+func TestFailedLaunchFile(t *testing.T) {
+	d := startSupervisor(t)
+	file := filepath.Join(d.dir, "exit")
+	if r, _ := d.launch("c", "fail no such file", api.Launch{ExitFile: file}); r.Err == nil {
+		t.Fatalf("launch = %+v; want an error", r)
+	}
+	if e := d.exit("c"); !strings.Contains(e.Failed, "no such file") {
+		t.Errorf("exit = %+v; want why it failed", e)
+	}
+	data, err := os.ReadFile(file)
+	check(t, err)
+	var e api.Exit
+	check(t, json.Unmarshal(data, &e))
+	if e.ID != "c" || e.Code != exitNotExecuted || !strings.Contains(e.Failed, "no such file") {
+		t.Errorf("exit file = %s; want why it failed", data)
+	}
 }
