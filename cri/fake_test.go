@@ -344,3 +344,12 @@ func (r *fakeRuntime) CheckpointPod(_ context.Context, id, dir string, container
 	r.checkpointed = append(r.checkpointed, fmt.Sprint(id, " ", dir, " ", containers))
 	return nil
 }
+
+func (r *fakeRuntime) RestorePod(_ context.Context, dir string, cfg *workload.Pod, containers []*workload.Container) (string, []sandbox.RestoredContainer, error) {
+	var out []sandbox.RestoredContainer
+	for i, c := range containers {
+		out = append(out, sandbox.RestoredContainer{Name: c.Metadata.Name, ID: fmt.Sprint("c", i)})
+	}
+	r.checkpointed = append(r.checkpointed, fmt.Sprint(dir, " ", cfg.Metadata.Name, " ", out))
+	return "p1", out, nil
+}

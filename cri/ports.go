@@ -65,6 +65,8 @@ type Checkpoints interface {
 	CheckpointContainer(ctx context.Context, id, archive string, timeout time.Duration) error
 	// CheckpointPod writes to an existing, empty folder.
 	CheckpointPod(ctx context.Context, id, dir string, containers []string) error
+	// RestorePod makes a pod and containers of such a folder; when it fails nothing is left.
+	RestorePod(ctx context.Context, dir string, cfg *workload.Pod, containers []*workload.Container) (id string, restored []sandbox.RestoredContainer, err error)
 }
 
 // Meters is what the services need of measurements; sandbox.Manager has it.

@@ -574,7 +574,7 @@ var implemented = map[string]bool{
 	"RunPodSandbox": true, "StopPodSandbox": true, "RemovePodSandbox": true, "PodSandboxStatus": true, "ListPodSandbox": true,
 	"CreateContainer": true, "StartContainer": true, "StopContainer": true, "RemoveContainer": true, "ContainerStatus": true,
 	"ListContainers": true, "ExecSync": true, "Exec": true, "Attach": true, "PortForward": true, "ReopenContainerLog": true,
-	"CheckpointContainer": true, "CheckpointPod": true, "UpdateContainerResources": true, "UpdatePodSandboxResources": true, "UpdateRuntimeConfig": true,
+	"CheckpointContainer": true, "CheckpointPod": true, "RestorePod": true, "UpdateContainerResources": true, "UpdatePodSandboxResources": true, "UpdateRuntimeConfig": true,
 	"ListImages": true, "ImageStatus": true, "PullImage": true, "RemoveImage": true, "ImageFsInfo": true,
 	"ContainerStats": true, "ListContainerStats": true, "PodSandboxStats": true, "ListPodSandboxStats": true,
 	"ListMetricDescriptors": true, "ListPodSandboxMetrics": true, "GetContainerEvents": true,

@@ -148,3 +148,15 @@ func ownCapabilities() (uint64, error) {
 	}
 	return 0, fmt.Errorf("/proc/thread-self/status has no CapBnd line")
 }
+
+// CapabilityMask has a bit for each of the capabilities ("CAP_CHOWN"), by the kernel's numbers.
+func CapabilityMask(names []string) (mask uint64, err error) {
+	for _, name := range names {
+		n, err := capability(name)
+		if err != nil {
+			return 0, err
+		}
+		mask |= 1 << n
+	}
+	return mask, nil
+}

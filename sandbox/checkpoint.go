@@ -10,8 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/cri-shim/cri-shim/internal/workload"
 )
 
 // checkpointTimeout bounds a checkpoint for which the client names no time.
@@ -142,17 +140,11 @@ func empty(dir string) error {
 
 // writePodDump writes what belongs to the pod, in the form that checkpointctl shows.
 func writePodDump(dir string, p *Pod, all []*ctr) error {
-	options := struct {
-		Version    int               `json:"version"`
-		Containers map[string]string `json:"containers"`
-	}{podFormat, map[string]string{}}
+	options := podOptions{podFormat, map[string]string{}}
 	for _, c := range all {
 		options.Containers[c.Config.Metadata.Name] = c.Config.Metadata.Name + ".tar"
 	}
-	dump := struct {
-		ID     string       `json:"id"`
-		Config workload.Pod `json:"config"`
-	}{p.ID, p.Config}
+	dump := podDump{p.ID, p.Config}
 	for name, v := range map[string]any{podOptionsFile: options, podDumpFile: dump} {
 		text, err := json.MarshalIndent(v, "", "  ")
 		if err != nil {

@@ -32,7 +32,7 @@ func (m *Manager) CreateContainer(ctx context.Context, podID string, cfg *worklo
 	return id, nil
 }
 
-func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *workload.Container) (_ string, err error) {
+func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *workload.Container) (string, error) {
 	facts := m.snapshot(p)
 	if facts.State() != PodReady {
 		return "", fmt.Errorf("%w: the pod sandbox is %s", ErrState, facts.State())
@@ -46,12 +46,25 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		}
 		return "", fmt.Errorf("%w: container %s has the same name and attempt with another configuration", ErrExists, c.ID)
 	}
+	from, err := m.checkpointOf(ctx, cfg.Image.Image)
+	if err != nil {
+		return "", err
+	}
+	if from != nil {
+		defer from.Close()
+	}
+	return m.makeContainer(ctx, f, p, cfg, from, false)
+}
+
+// makeContainer makes a container, of a checkpoint if from is not nil; see Checkpoint.Check for expected.
+func (m *Manager) makeContainer(ctx context.Context, f *flight, p *pod, cfg *workload.Container, from Checkpoint, expected bool) (_ string, err error) {
+	facts := m.snapshot(p)
 	if u := cfg.Security.Namespaces.User; u != nil && !reflect.DeepEqual(podUser(u), userNamespace(facts)) {
 		return "", invalid("config.linux.security_context.namespace_options.userns_options", "not those of the pod sandbox")
 	}
-	img, err := m.cfg.Images.Resolve(cfg.Image.Image)
+	img, err := m.imageOf(cfg, from)
 	if err != nil {
-		return "", fmt.Errorf("image %q: %w", cfg.Image.Image, err)
+		return "", err
 	}
 	logPath, err := logPath(&facts.Config, cfg)
 	if err != nil {
@@ -61,7 +74,7 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		ID: newID(), PodID: p.ID, Config: *cfg, ImageID: img.ID, ImageRef: img.Ref, LogPath: logPath,
 		StopSignal: firstOf(cfg.StopSignal, img.StopSignal, "SIGTERM"),
 	}}
-	if err := m.cfg.Runtime.Check(facts, &c.Container); err != nil {
+	if err := m.checkContainer(facts, c, from, expected); err != nil {
 		return "", err
 	}
 	free, err := m.locks.take(ctx, "container "+c.ID, "create")
@@ -94,13 +107,15 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 		{"hold image", func() error { return m.cfg.Images.Hold(img.ID, c.ID) }},
 		{"image volumes", func() error { return m.cfg.Images.HoldVolumes(ctx, &c.Container) }},
 		{"layer", func() error { return m.makeLayer(facts, c, img) }},
+		{stepCheckpoint, func() error { return from.Unpack(ctx, facts, &c.Container, m.layerDir(c.ID)) }},
 		{"log", func() error { return makeLogDir(c.LogPath) }},
 		{"plugins", func() error {
 			release = m.holdPlugins()
 			return m.adjust(ctx, facts, c)
 		}},
 	} {
-		if s.name == "plugins" && m.cfg.Plugins == nil || s.name == "image volumes" && !hasImageVolume(cfg) {
+		if s.name == "plugins" && m.cfg.Plugins == nil || s.name == "image volumes" && !hasImageVolume(cfg) ||
+			s.name == stepCheckpoint && from == nil {
 			continue
 		}
 		if err := m.step(f, &timeline, s.name, s.do); err != nil {
@@ -114,6 +129,18 @@ func (m *Manager) createContainer(ctx context.Context, f *flight, p *pod, cfg *w
 	m.tellContainer(EventCreated, c)
 	m.tellPlugins(ctx, PluginCreated, facts, m.facts(c))
 	return c.ID, nil
+}
+
+// stepCheckpoint unpacks what a container is restored from.
+const stepCheckpoint = "checkpoint"
+
+// checkContainer refuses what could never be started.
+func (m *Manager) checkContainer(p *Pod, c *ctr, from Checkpoint, expected bool) error {
+	if from == nil {
+		return m.cfg.Runtime.Check(p, &c.Container)
+	}
+	c.Checkpoint = from.Name()
+	return from.Check(p, &c.Container, expected)
 }
 
 func hasImageVolume(cfg *workload.Container) bool {

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strconv"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -20,8 +19,7 @@ import (
 // the call that still runs, or gets the ready sandbox that it made.
 func (m *Manager) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
 	md := cfg.Metadata
-	key := "pod/" + md.Namespace + "/" + md.Name + "/" + md.UID + "/" + strconv.FormatUint(uint64(md.Attempt), 10)
-	id, err := m.operations.do(ctx, key, func(ctx context.Context, f *flight) (string, error) {
+	id, err := m.operations.do(ctx, podKey(cfg), func(ctx context.Context, f *flight) (string, error) {
 		return m.runPod(ctx, f, cfg)
 	})
 	if err != nil {

@@ -85,7 +85,7 @@ type Limits interface {
 	UpdatePod(ctx context.Context, p *Pod, r *workload.Resources) error
 }
 
-// Checkpoints captures running containers.
+// Checkpoints captures running containers, and opens what was captured.
 type Checkpoints interface {
 	// Ready says what a checkpoint lacks on this node; it matches errors.ErrUnsupported then.
 	Ready(ctx context.Context) error
@@ -96,6 +96,25 @@ type Checkpoints interface {
 	// Save writes a frozen container to an archive, which is there as a whole or not at all. layer is the container's own
 	// folder, work one for what is only needed meanwhile.
 	Save(ctx context.Context, p *Pod, c *Container, layer, work, archive string) error
+	// Find opens the checkpoint that an image's name stands for: an image that holds one, or an archive of the node. nil is
+	// any other image.
+	Find(ctx context.Context, image string) (Checkpoint, error)
+	// Open opens an archive of the node.
+	Open(ctx context.Context, archive string) (Checkpoint, error)
+}
+
+// Checkpoint is a container that was captured. What it says may have been written by anybody.
+type Checkpoint interface {
+	// Name is for people and records.
+	Name() string
+	// Image finds the image that the container was made of: a checkpoint only has what differs from it.
+	Image() (*Image, error)
+	// Check refuses a container that does not suit what was captured; expected: what its configuration says of the process
+	// is what must have been captured, too.
+	Check(p *Pod, c *Container, expected bool) error
+	// Unpack puts what was captured into the container's own folder, from where Prepare takes it.
+	Unpack(ctx context.Context, p *Pod, c *Container, dir string) error
+	Close() error
 }
 
 // Plugins hear of pods and containers, and may change what they are to be (NRI). Every call is bounded: a plugin that does

@@ -235,8 +235,22 @@ func (m *Manager) recoverOrphan(c *ctr) error {
 			c.Message = "the node was rebooted"
 		}
 	})
+	if p != nil {
+		m.callOff(p, c.ID)
+	}
 	m.reclaim(c)
 	return nil
+}
+
+// callOff ends a launch that a supervisor may still be at for the last daemon: another runtime's may take long.
+func (m *Manager) callOff(p *pod, id string) {
+	c, err := m.pool.of(p.Supervisor)
+	if err != nil {
+		return // with it died who could launch
+	}
+	if err := m.signal(m.life, c, id); err != nil {
+		m.cfg.Log.Warn("call off an interrupted launch", "ctr", id, "err", err)
+	}
 }
 
 // found takes up a supervisor that is reached again.

@@ -70,6 +70,8 @@ type Container struct {
 	ImageID  string             `json:"image_id"` // "sha256:…", the config digest
 	ImageRef string             `json:"image_ref"`
 	LogPath  string             `json:"log_path,omitempty"` // absolute
+	// Checkpoint names what the container is restored from when it is started; "" is a container that begins anew.
+	Checkpoint string `json:"checkpoint,omitempty"`
 	// Resources is what updates have made of Config.Resources; see Limits.
 	Resources *workload.Resources `json:"resources,omitempty"`
 	// Adjustment is what plugins have made of it, see Plugins.Create.

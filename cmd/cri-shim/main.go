@@ -28,6 +28,8 @@ func commandCalled(name string) *cli.Command {
 		return newCtrCommand()
 	case "containerd":
 		return newContainerdCommand()
+	case restoreName:
+		return newRestoreCommand()
 	}
 	return newCommand()
 }

@@ -96,7 +96,7 @@ func assemble(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *nod
 	if err != nil {
 		return nil, err
 	}
-	p.checkpoints = newPodCheckpoints(runtime, cfg.CRIUProgram)
+	p.checkpoints = newPodCheckpoints(runtime, cfg)
 	if p.plugins, err = newPlugins(cfg, runtime, log); err != nil {
 		return nil, err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/checkpoint"
+	"github.com/cri-shim/cri-shim/internal/config"
 	"github.com/cri-shim/cri-shim/oci/criu"
 	"github.com/cri-shim/cri-shim/sandbox"
 )
@@ -17,10 +18,11 @@ import (
 type podCheckpoints struct {
 	runtime *podRuntime
 	tool    *criu.Tool
+	policy  restorePolicy
 }
 
-func newPodCheckpoints(r *podRuntime, program string) podCheckpoints {
-	return podCheckpoints{r, &criu.Tool{Program: program}}
+func newPodCheckpoints(r *podRuntime, cfg *config.Config) podCheckpoints {
+	return podCheckpoints{r, &criu.Tool{Program: cfg.CRIUProgram}, newRestorePolicy(cfg)}
 }
 
 // Ready implements sandbox.Checkpoints.
@@ -31,11 +33,14 @@ func (c podCheckpoints) Ready(ctx context.Context) error {
 
 // status is for the verbose status.
 func (c podCheckpoints) status() map[string]any {
+	out := map[string]any{"restoreFromImages": c.policy.images, "restoreArchiveDirs": c.policy.archives}
 	version, err := c.tool.Check(context.Background())
 	if err != nil {
-		return map[string]any{"available": false, "missing": err.Error()}
+		out["available"], out["missing"] = false, err.Error()
+		return out
 	}
-	return map[string]any{"available": true, "criu": criu.Version(version)}
+	out["available"], out["criu"] = true, criu.Version(version)
+	return out
 }
 
 func (c podCheckpoints) group(p *sandbox.Pod, ctr *sandbox.Container) string {
@@ -61,9 +66,6 @@ func (c podCheckpoints) Thaw(p *sandbox.Pod, ctr *sandbox.Container) error {
 func (c podCheckpoints) Save(ctx context.Context, p *sandbox.Pod, ctr *sandbox.Container, layer, work, archive string) error {
 	if !filepath.IsAbs(archive) {
 		return fmt.Errorf("%w: location: %q is not an absolute path", sandbox.ErrInvalid, archive)
-	}
-	if ctr.Config.TTY {
-		return fmt.Errorf("a container with a terminal: its other end is the runtime's: %w by criu", errors.ErrUnsupported)
 	}
 	spec, err := c.runtime.specs.load(ctr.ID)
 	if err != nil {

@@ -7,13 +7,14 @@ import (
 	"strings"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
+	"github.com/cri-shim/cri-shim/sandbox"
 )
 
-// RunPod lays the client's sysctls over the defaults.
-func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
+// withDefaults lays the client's sysctls over the defaults, and refuses what no pod can have.
+func (d podDefaults) withDefaults(cfg *workload.Pod) (*workload.Pod, error) {
 	for _, err := range []error{d.oci.CheckCgroupParent(cfg.CgroupParent), d.foreign.usable(cfg.Handler)} {
 		if err != nil {
-			return "", fmt.Errorf("run pod sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, runtimeError(err))
+			return nil, fmt.Errorf("run pod sandbox %s/%s: %w", cfg.Metadata.Namespace, cfg.Metadata.Name, runtimeError(err))
 		}
 	}
 	if cfg.Security.Namespaces.Network != workload.ModeNode {
@@ -26,7 +27,12 @@ func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, err
 		with.Sysctls = sysctls
 		cfg = &with
 	}
-	cfg, err := d.levels.pod(cfg)
+	return d.levels.pod(cfg)
+}
+
+// RunPod is the manager's with the defaults.
+func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, error) {
+	cfg, err := d.withDefaults(cfg)
 	if err != nil {
 		return "", err
 	}
@@ -35,4 +41,21 @@ func (d podDefaults) RunPod(ctx context.Context, cfg *workload.Pod) (string, err
 		d.levels.released(cfg, d.Pods())
 	}
 	return id, err
+}
+
+// RestorePod is the manager's with the defaults.
+func (d podDefaults) RestorePod(ctx context.Context, dir string, cfg *workload.Pod, containers []*workload.Container) (string, []sandbox.RestoredContainer, error) {
+	cfg, err := d.withDefaults(cfg)
+	if err != nil {
+		return "", nil, err
+	}
+	all := make([]*workload.Container, len(containers))
+	for i, c := range containers {
+		all[i] = d.labelled(cfg, c)
+	}
+	id, restored, err := d.Manager.RestorePod(ctx, dir, cfg, all)
+	if err != nil {
+		d.levels.released(cfg, d.Pods())
+	}
+	return id, restored, err
 }

@@ -40,6 +40,7 @@ type podRuntime struct {
 	netDevices *podDevices
 	classes    classes
 	log        *slog.Logger
+	criu       string // the program
 	// problem is what the node's configuration asks for and the node has not; nil is none.
 	problem error
 }
@@ -76,7 +77,7 @@ func newPodRuntime(ctx context.Context, cfg *config.Config, groups *cgroup.Host,
 	return &podRuntime{
 		foreign: foreign, oci: r, images: images, specs: specs, staging: staging,
 		bundles: filepath.Join(cfg.State, "hooks"), devices: newRegistry(cfg), classes: classes, log: log, problem: problem,
-		netDevices: &podDevices{dir: filepath.Join(cfg.State, "netdevices")},
+		netDevices: &podDevices{dir: filepath.Join(cfg.State, "netdevices")}, criu: cfg.CRIUProgram,
 	}, nil
 }
 
@@ -114,6 +115,23 @@ func (r *podRuntime) Check(p *sandbox.Pod, c *sandbox.Container) error { return 
 
 // check also shows the specification to look, if any.
 func (r *podRuntime) check(p *sandbox.Pod, c *sandbox.Container, look func(*oci.Built) error) error {
+	params, err := r.uncommitted(p, c)
+	if err != nil {
+		return err
+	}
+	params.Edit = compose(params.Edit, look)
+	h, err := r.foreign.of(p)
+	if err != nil {
+		return err
+	}
+	if h != nil {
+		return errors.Join(h.check(c), runtimeError(r.oci.CheckForeign(context.Background(), params)))
+	}
+	return runtimeError(r.oci.Check(context.Background(), params))
+}
+
+// uncommitted are the parameters of a container of which nothing is made yet.
+func (r *podRuntime) uncommitted(p *sandbox.Pod, c *sandbox.Container) (oci.Params, error) {
 	env := sandbox.Environment{Namespaces: map[string]string{}}
 	// Any path will do where the pod has a namespace of its own.
 	ns := p.Config.Security.Namespaces
@@ -128,22 +146,32 @@ func (r *podRuntime) check(p *sandbox.Pod, c *sandbox.Container, look func(*oci.
 	}
 	params, err := r.params(p, c, env)
 	if err != nil {
-		return err
+		return params, err
 	}
 	params.ImageVolume = func(*workload.Mount) (string, error) { return "/", nil }
-	params.Edit = compose(params.Edit, look)
-	h, err := r.foreign.of(p)
+	return params, nil
+}
+
+// describe is the specification of a container of which nothing is made yet.
+func (r *podRuntime) describe(p *sandbox.Pod, c *sandbox.Container) (*oci.Built, error) {
+	params, err := r.uncommitted(p, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if h != nil {
-		return errors.Join(h.check(c), runtimeError(r.oci.CheckForeign(context.Background(), params)))
+	// As the manager will have them; what they are is not looked at.
+	params.ResolvConf, params.Hosts, params.Hostname, params.ShmPath = os.DevNull, os.DevNull, os.DevNull, "/dev/shm"
+	for at := range params.Image.Volumes {
+		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: "/"})
 	}
-	return runtimeError(r.oci.Check(context.Background(), params))
+	b, err := r.oci.Describe(context.Background(), params)
+	return b, runtimeError(err)
 }
 
 // Prepare implements sandbox.Runtime.
 func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Container, env sandbox.Environment) (_ *sandbox.Launch, err error) {
+	if c.Checkpoint != "" {
+		return r.prepareRestore(ctx, p, c, env)
+	}
 	params, err := r.params(p, c, env)
 	if err != nil {
 		return nil, err
@@ -275,6 +303,9 @@ func (r *podRuntime) Cleanup(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 	}
 	err := errors.Join(r.oci.Remove(ctx, r.oci.CgroupPath(&p.Config, p.ID, c.ID)), r.specs.remove(c.ID),
 		r.oci.RemoveResctrl(c.ID))
+	if err == nil && c.Checkpoint != "" {
+		err = r.foreign.bundle(c).Remove()
+	}
 	if err != nil {
 		return err // what has not gone is tried again, and the hooks are for after that
 	}

@@ -83,14 +83,19 @@ func mountLabel(c *workload.Container) string {
 
 // CreateContainer gives a container its pod's SELinux options where it has none of its own.
 func (d podDefaults) CreateContainer(ctx context.Context, podID string, cfg *workload.Container) (string, error) {
-	if d.levels != nil {
-		if p, err := d.Pod(podID); err == nil {
-			with := *cfg
-			with.Security.SELinux = oci.SELinuxOf(&p.Config, cfg)
-			cfg = &with
-		}
+	if p, err := d.Pod(podID); err == nil {
+		cfg = d.labelled(&p.Config, cfg)
 	}
 	return d.Manager.CreateContainer(ctx, podID, cfg)
+}
+
+func (d podDefaults) labelled(pod *workload.Pod, cfg *workload.Container) *workload.Container {
+	if d.levels == nil {
+		return cfg
+	}
+	with := *cfg
+	with.Security.SELinux = oci.SELinuxOf(pod, cfg)
+	return &with
 }
 
 // RemovePod lets others have the pod's level.

@@ -108,7 +108,9 @@ var errorTable = map[string]answers{
 		malformed: badID(&pb.CheckpointContainerRequest{ContainerId: longID, Location: "/x"})},
 	"CheckpointPod": {operation: "checkpoint pod", empty: answer{codes.InvalidArgument, "pod_sandbox_id: empty"},
 		malformed: badID(&pb.CheckpointPodRequest{PodSandboxId: longID, OutputPath: "/x"})},
-	"RestorePod": {operation: "restore pod", empty: answer{codes.Unimplemented, ""}},
+	"RestorePod": {operation: "restore pod", empty: answer{codes.InvalidArgument, "checkpoint_path: empty"},
+		malformed: []malformed{{&pb.RestorePodRequest{CheckpointPath: "x"}, "checkpoint_path"},
+			{&pb.RestorePodRequest{CheckpointPath: "/x", Options: map[string]string{"a": "b"}}, "options[a]"}}},
 
 	"ExecSync": {operation: "exec", empty: containerID, unknown: missing(&pb.ExecSyncRequest{ContainerId: nowhere, Cmd: []string{"x"}}),
 		malformed: []malformed{{&pb.ExecSyncRequest{ContainerId: nowhere}, "cmd"},

@@ -64,7 +64,7 @@ func (n *node) condition(t *testing.T, name string) *pb.RuntimeCondition {
 const implemented = ` Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus
 ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ListContainers ContainerStatus
 ReopenContainerLog UpdateContainerResources UpdatePodSandboxResources UpdateRuntimeConfig ExecSync Exec Attach
-PortForward CheckpointContainer CheckpointPod ListImages ImageStatus PullImage RemoveImage ImageFsInfo
+PortForward CheckpointContainer CheckpointPod RestorePod ListImages ImageStatus PullImage RemoveImage ImageFsInfo
 ContainerStats ListContainerStats PodSandboxStats ListPodSandboxStats ListMetricDescriptors ListPodSandboxMetrics
 GetContainerEvents StreamPodSandboxes StreamContainers StreamContainerStats StreamPodSandboxStats StreamPodSandboxMetrics
 StreamImages `

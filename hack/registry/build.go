@@ -165,6 +165,8 @@ type Image struct {
 	Config   ocispec.ImageConfig
 	Platform ocispec.Platform // default: this machine's
 	Docker   bool             // Docker's schema 2 media types instead of OCI's
+	// Annotations are the manifest's.
+	Annotations map[string]string
 }
 
 // Pushed names what was pushed.
@@ -215,7 +217,7 @@ func (s *Server) AddImage(repo, tag string, img Image) (Pushed, error) {
 		return p, err
 	}
 	config.MediaType, p.ID = configType, config.Digest
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: manifestType, Config: config, Layers: p.Layers}
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: manifestType, Config: config, Layers: p.Layers, Annotations: img.Annotations}
 	if m.Layers == nil {
 		m.Layers = []ocispec.Descriptor{}
 	}

@@ -53,7 +53,9 @@ type Config struct {
 	RDTConfigFile         string   `toml:"rdt_config_file" doc:"Classes of cache and memory bandwidth (Intel RDT, AMD QoS) in goresctrl's YAML format; a pod's annotations choose one. Empty: classes that exist can be chosen, none are made."`
 	BlockioConfigFile     string   `toml:"blockio_config_file" doc:"Classes of block I/O in goresctrl's YAML format; a pod's annotations choose one. Empty: there are none."`
 
-	CRIUProgram string `toml:"criu_program" doc:"The criu program, by which containers are checkpointed; a name is looked for in $PATH. It is run when a checkpoint is asked for, and not before."`
+	CRIUProgram        string   `toml:"criu_program" doc:"The criu program, by which containers are checkpointed; a name is looked for in $PATH. It is run when a checkpoint is asked for, and not before."`
+	RestoreFromImages  bool     `toml:"restore_from_images" doc:"Containers may be made of images that hold a checkpoint. criu does as root what such an image says, and part of it cannot be checked: only for a node whose images all come from who may be root on it."`
+	RestoreArchiveDirs []string `toml:"restore_archive_dirs" doc:"Folders below which an archive of a checkpoint may be named as a container's image, by its path. Whoever can write to them is trusted as root."`
 
 	NRIEnabled             string   `toml:"nri_enabled" doc:"Plugins of the Node Resource Interface, which hear of pods and containers and may change them: on, off, or auto, which is on where nri_plugin_dir exists when the daemon starts."`
 	NRISocket              string   `toml:"nri_socket" doc:"Unix socket that plugins connect to. Whoever may, has the rights of root on the node."`

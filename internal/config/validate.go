@@ -95,6 +95,7 @@ func (v *validator) paths(c Config) {
 		{"cni_bin_dirs", c.CNIBinDirs}, {"registry_config_dirs", c.RegistryConfigDirs},
 		{"cdi_spec_dirs", c.CDISpecDirs},
 		{"registry_auth_files", c.RegistryAuthFiles}, {"decryption_keys", c.DecryptionKeys},
+		{"restore_archive_dirs", c.RestoreArchiveDirs},
 	} {
 		for _, value := range list.values {
 			v.path(list.key, value)

@@ -73,7 +73,8 @@ func (t *Tool) Check(ctx context.Context) (int, error) {
 	return version, err
 }
 
-func (t *Tool) path() (string, error) {
+// Path is where the program is; an UnavailableError where there is none.
+func (t *Tool) Path() (string, error) {
 	name := t.Program
 	if name == "" {
 		name = "criu"
@@ -86,7 +87,7 @@ func (t *Tool) path() (string, error) {
 }
 
 func (t *Tool) check(ctx context.Context) (int, error) {
-	path, err := t.path()
+	path, err := t.Path()
 	if err != nil {
 		return 0, err
 	}

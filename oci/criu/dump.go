@@ -37,6 +37,9 @@ type Options struct {
 	// Root is where the container's root file system is on the host.
 	Root string
 
+	// TCPClose restores established connections as closed ones.
+	TCPClose bool
+
 	TCPEstablished, ExtUnixSockets, ShellJob, FileLocks, AutoDedup, LazyPages bool
 	// ManageCgroups is criu's mode: "" (its default, soft), soft, full, strict or ignore.
 	ManageCgroups string
@@ -114,6 +117,9 @@ func (o *Options) open(opts *rpc.CriuOpts) (files []*os.File, err error) {
 		*d.to = new(int32(f.Fd()))
 	}
 	opts.LogLevel = new(int32(logLevel))
+	if o.TCPClose {
+		opts.TcpClose = &yes
+	}
 	opts.ShellJob, opts.TcpEstablished, opts.ExtUnixSk = &o.ShellJob, &o.TCPEstablished, &o.ExtUnixSockets
 	opts.FileLocks, opts.AutoDedup, opts.LazyPages, opts.OrphanPtsMaster = &o.FileLocks, &o.AutoDedup, &o.LazyPages, &yes
 	return files, nil
@@ -134,7 +140,7 @@ func (t *Tool) Dump(ctx context.Context, o DumpOptions) error {
 	if err := CheckSpec(o.Spec); err != nil {
 		return err
 	}
-	program, err := t.path()
+	program, err := t.Path()
 	if err != nil {
 		return err
 	}
@@ -304,7 +310,12 @@ func mountAt(root *os.File, name string, byID map[int]*mountinfo.Info) (*mountin
 	if err != nil {
 		return nil, err
 	}
-	return byID[id], nil
+	found := byID[id]
+	at, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(int(f.Fd())))
+	if err != nil || found == nil || strings.TrimSuffix(at, " (deleted)") != found.Mountpoint {
+		return nil, err
+	}
+	return found, nil
 }
 
 // mountID reads the mount of an open file from its fdinfo.

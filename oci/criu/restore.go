@@ -28,6 +28,9 @@ type RestoreOptions struct {
 	Sources map[string]string
 	// Restored hears of the first process once it is there, while it is stopped still. An error undoes the restore.
 	Restored func(pid int) error
+	// Resuming hears of it once all processes have their rights again, while they are stopped still. An error is Restore's,
+	// but criu lets them go on: the callee has to end them first.
+	Resuming func(pid int) error
 	// Start runs criu as another's child, with the standard streams; nil is as this process's.
 	Start Start
 }
@@ -50,7 +53,7 @@ func (t *Tool) Restore(ctx context.Context, o RestoreOptions) (pid int, err erro
 	if err := CheckSpec(o.Spec); err != nil {
 		return 0, err
 	}
-	program, err := t.path()
+	program, err := t.Path()
 	if err != nil {
 		return 0, err
 	}
@@ -94,8 +97,14 @@ func (t *Tool) Restore(ctx context.Context, o RestoreOptions) (pid int, err erro
 		}
 	}
 	kind := rpc.CriuReqType_RESTORE
+	var refused error
 	_, err = s.call(ctx, &rpc.CriuReq{Type: &kind, Opts: opts}, func(script string, p int, files []*os.File) error {
 		switch {
+		case script == "pre-resume" && pid != 0 && o.Resuming != nil:
+			closeAll(files)
+			if refused = o.Resuming(pid); refused != nil {
+				return refused
+			}
 		case script == "post-restore":
 			pid = p
 			if o.Restored != nil {
@@ -113,6 +122,9 @@ func (t *Tool) Restore(ctx context.Context, o RestoreOptions) (pid int, err erro
 		return nil
 	})
 	err = errors.Join(err, s.close(ctx))
+	if refused != nil { // what criu says of processes that were killed under it explains nothing
+		return 0, refused
+	}
 	if err == nil && pid == 0 {
 		err = errors.New("criu: it has not said what it restored")
 	}

@@ -23,6 +23,9 @@ cni_bin_dirs = ['%[2]s']
 registry_config_dirs = ['%[1]s/certs.d']
 log_level = 'debug'
 `, dir, Env("CNI_PLUGINS"))
+	if criu := os.Getenv("CRIU"); criu != "" {
+		text += fmt.Sprintf("criu_program = '%s'\n", criu)
+	}
 	return os.WriteFile(filepath.Join(dir, "config.toml"), []byte(text), 0o644)
 }
 
