@@ -73,6 +73,8 @@ type Launch struct {
 	CloneFlags uint64
 	// PIDNamespace is a namespace to be set for children before the clone; "" is none.
 	PIDNamespace string
+	// LatePID leaves PIDNamespace to the init (launcher.Process.Late).
+	LatePID bool
 	// UserNamespace and TimeNamespace are to be entered before the clone (sys.SpawnAttr), or nil. What the init cannot
 	// do inside the user namespace is in Host.
 	UserNamespace, TimeNamespace *os.File

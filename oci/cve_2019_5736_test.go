@@ -2,6 +2,7 @@ package oci
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,7 +18,7 @@ import (
 // and overwrites it once nobody executes it any more. It has CAP_SYS_PTRACE, without which it would not even get that far.
 func TestCVE_2019_5736(t *testing.T) {
 	n := newNode(t, Config{})
-	program, err := sys.SealedExecutable("cri-shim-init", n.init)
+	program, err := sys.SealedExecutable("cri-shim-init", io.NewSectionReader(n.init, 0, 1<<30))
 	if err != nil {
 		t.Skipf("needs memory files that can be executed: %v", err)
 	}

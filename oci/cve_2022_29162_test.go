@@ -17,7 +17,7 @@ func TestCVE_2022_29162(t *testing.T) {
 	timer := time.AfterFunc(20*time.Second, func() { r.process.Kill() })
 	defer timer.Stop()
 	e, err := n.runtime.Exec(t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid,
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid, LatePID: true,
 		Command: []string{"/bin/sh", "-c", "/bin/busybox grep CapInh /proc/self/status; /bin/busybox touch /tmp/done"},
 	})
 	if err != nil {

@@ -5,11 +5,13 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/oci/seccomp"
 )
 
 // execNamespaces are joined in this order: the mount namespace last, for the others are opened outside of it.
@@ -48,6 +50,8 @@ type ExecState struct {
 	ExtraFiles  []*os.File
 	Seccomp     func(*specs.LinuxSeccomp) (*Filter, error)
 	ID          string
+	// LatePID: who starts the init can leave the PID namespace to it (Launch.LatePID).
+	LatePID bool
 }
 
 // OpenNamespaces opens those namespaces of the process pid in which a container with this specification differs from the
@@ -150,5 +154,33 @@ func CompileExec(spec *specs.Spec, p *specs.Process, st ExecState) (_ *Launch, e
 	if err := c.lastFiles(); err != nil {
 		return nil, err
 	}
+	if st.LatePID && c.canEnterLate() {
+		n := int32(len(c.launch.Files))
+		if c.launch.Terminal {
+			n++ // its socket comes first
+		}
+		msg.PIDFile, c.launch.LatePID = &n, true
+	}
 	return c.launch, c.hostSetup()
+}
+
+// canEnterLate says whether the init can stay out of the container's PID namespace until all that is left is execve(2): a
+// fork has to inherit what was set up, and the filter has to allow the calls of the last step.
+//
+// A user namespace needs none of it: whoever has CAP_SYS_PTRACE in there has it over no program of the node's that is
+// not dumpable and that it may not read (see sys.SealedExecutable). And the init could not enter a PID namespace of the node's.
+func (c *compiler) canEnterLate() bool {
+	p := &c.msg.Process
+	const deadline, resetOnFork = 6, 1 // SCHED_DEADLINE, SCHED_FLAG_RESET_ON_FORK
+	if c.launch.PIDNamespace == "" || c.launch.UserNamespace != nil ||
+		p.Scheduler != nil && (p.Scheduler.Policy == deadline || p.Scheduler.Flags&resetOnFork != 0) {
+		return false
+	}
+	if len(p.Seccomp) == 0 {
+		return true
+	}
+	const clone = syscall.CLONE_PARENT | syscall.CLONE_VFORK | syscall.CLONE_PARENT_SETTID
+	return seccomp.Allows(p.Seccomp, syscall.SYS_CLONE, clone) && seccomp.Allows(p.Seccomp, syscall.SYS_SETSID) &&
+		seccomp.Allows(p.Seccomp, syscall.SYS_CLOSE) && seccomp.Allows(p.Seccomp, syscall.SYS_EXIT_GROUP) &&
+		(!p.Terminal || seccomp.Allows(p.Seccomp, syscall.SYS_IOCTL, 0, syscall.TIOCSCTTY))
 }

@@ -292,7 +292,7 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 			Root: &initmsg.Root{File: initmsg.NoFile, Staging: r.cfg.Staging, Propagation: sys.MountSlave | sys.MountRec},
 			Process: initmsg.Process{
 				UID: user, GID: user, Caps: &initmsg.Capabilities{}, NoNewPrivs: true, OOMScoreAdj: &score,
-				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile,
+				ConsoleFile: initmsg.NoFile, FirstExtra: initmsg.NoFile, AppArmor: r.podInitAppArmor(pod),
 			},
 		},
 	}
@@ -307,6 +307,16 @@ func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, 
 	}
 	out.KillGroup = nil // the kernel ends a PID namespace with its init
 	return out, nil
+}
+
+// podInitAppArmor is the profile of a pod's init: the default one, whose processes may look at each other. Containers could not so
+// much as read /proc/1/ns of an init without a profile. One that was named for the pod need not let the init run at all.
+func (r *Runtime) podInitAppArmor(pod *workload.Pod) string {
+	p := pod.Security.AppArmor
+	if !r.host.AppArmor || pod.Security.Privileged || p != nil && p.Kind == workload.ProfileUnconfined {
+		return ""
+	}
+	return r.host.AppArmorDefault
 }
 
 // enterUser has a pod's init made in the user namespace at path; "" is none.
@@ -334,6 +344,8 @@ type ExecParams struct {
 	PID         int // of the container's first process
 	// Alive says, once its namespaces are open, that PID is still that process (by pidfd or start time).
 	Alive func() error
+	// LatePID, see ExecState.
+	LatePID bool
 }
 
 // Exec makes the message for another process. Close the result once it was launched; there is nothing to undo.
@@ -374,7 +386,7 @@ func (r *Runtime) Exec(ctx context.Context, e ExecParams) (_ *Prepared, err erro
 		}
 	}
 	out.Launch, err = CompileExec(e.Spec, ExecProcess(e.Spec, e.Command, e.Terminal), ExecState{
-		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID,
+		PID: e.PID, Namespaces: files, CgroupTasks: tasks, Seccomp: r.profiles.compile, ID: e.ContainerID, LatePID: e.LatePID,
 	})
 	if err != nil {
 		CloseNamespaces(files)

@@ -62,7 +62,13 @@ func newNode(t testing.TB, cfg Config) *node {
 	}
 	n := &node{t: t, runtime: r, rootfs: filepath.Join(dir, "rootfs")}
 	n.makeImage()
-	if n.init, err = os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init")); err != nil {
+	program, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.init, err = sys.SealedExecutable("cri-shim-init", program); errors.Is(err, sys.ErrMemfdNoExec) {
+		n.init = program
+	} else if program.Close(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -190,6 +196,11 @@ func (n *node) start(c *Prepared) *running {
 	child, r := n.launch(c)
 	warnings, err := child.Executed()
 	r.failures = warnings
+	if r.process.Pid != child.PID {
+		if r.process, err = os.FindProcess(child.PID); err != nil {
+			n.t.Fatal(err)
+		}
+	}
 	if err != nil {
 		r.failures = append(r.failures, err.Error())
 	}
@@ -221,7 +232,7 @@ func (n *node) launch(c *Prepared) (*launcher.Child, *running) {
 	p := launcher.Process{
 		Init: n.init, Message: message, Stdio: [3]*os.File{null, outW, outW}, Files: c.Files,
 		CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD, Server: &n.server,
-		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity, Late: c.LatePID,
 	}
 	if c.PIDNamespace != "" {
 		if p.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {
@@ -233,7 +244,7 @@ func (n *node) launch(c *Prepared) (*launcher.Child, *running) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	child.Pidfd.Close()
+	n.t.Cleanup(func() { child.Pidfd.Close() })
 	r := &running{copied: make(chan struct{})}
 	if r.process, err = os.FindProcess(child.PID); err != nil {
 		n.t.Fatal(err)
@@ -351,7 +362,7 @@ func TestExecUpdateStatsKill(t *testing.T) {
 	}
 	alive := 0
 	e, err := n.runtime.Exec(t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid,
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid, LatePID: true,
 		Command: []string{"/bin/sh", "-c", "echo me $(/bin/busybox id -u) $(/bin/busybox cat /proc/1/comm) $(/bin/busybox cat /proc/self/cgroup | /bin/busybox head -1)"},
 		Alive:   func() error { alive++; return nil },
 	})
@@ -468,6 +479,38 @@ func TestCheckMakesNothing(t *testing.T) {
 	}
 	p.Container.Mounts = []workload.Mount{{ContainerPath: "/a", HostPath: "/no/such"}}
 	wantField(t, n.runtime.Check(t.Context(), p), "mounts[0].host_path", "/no/such")
+}
+
+func TestPodInitAppArmor(t *testing.T) {
+	n := newNode(t, Config{})
+	n.runtime.host.AppArmor, n.runtime.host.AppArmorDefault = true, "cri-shim-default"
+	for i, tt := range []struct {
+		security workload.PodSecurity
+		want     string
+	}{
+		{workload.PodSecurity{}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileRuntimeDefault}}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileLocalhost, Localhost: "x"}}, "cri-shim-default"},
+		{workload.PodSecurity{AppArmor: &workload.Profile{Kind: workload.ProfileUnconfined}}, ""},
+		{workload.PodSecurity{Privileged: true}, ""},
+	} {
+		pod := &workload.Pod{Security: tt.security}
+		id := "init-" + strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(i)
+		c, err := n.runtime.PodInit(t.Context(), pod, id, Namespaces{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := initmsg.Decode(c.Encoded)
+		if err != nil || m.Process.AppArmor != tt.want {
+			t.Errorf("%+v: profile %q, %v; want %q", tt.security, m.Process.AppArmor, err, tt.want)
+		}
+		c.Close()
+		path := n.runtime.PodInitCgroup(pod, id)
+		if err := n.runtime.Remove(t.Context(), path); err != nil {
+			t.Error(err)
+		}
+		n.removeParent(filepath.Dir(path))
+	}
 }
 
 func TestPodInit(t *testing.T) {

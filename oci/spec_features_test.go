@@ -18,7 +18,7 @@ import (
 func (n *node) exec(p Params, c *Prepared, pid int, script string) map[string]string {
 	n.t.Helper()
 	e, err := n.runtime.Exec(n.t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: pid, Command: []string{"/bin/sh", "-c", script},
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: pid, LatePID: true, Command: []string{"/bin/sh", "-c", script},
 	})
 	if err != nil {
 		n.t.Fatal(err)

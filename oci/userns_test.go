@@ -138,7 +138,7 @@ func TestUserNamespaceExec(t *testing.T) {
 		t.Fatalf("start: %q", r.failures)
 	}
 	e, err := n.runtime.Exec(t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid,
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: r.process.Pid, LatePID: true,
 		Command: []string{"/bin/sh", "-c", `b=/bin/busybox
 echo map $($b cat /proc/self/uid_map); echo id $($b id -u); $b kill -0 1; echo seen $?; echo oom $($b cat /proc/self/oom_score_adj)
 echo groups $($b cat /proc/self/cgroup | $b grep -vc ':/$'); echo ns $($b readlink /proc/self/ns/user) $($b readlink /proc/1/ns/user)

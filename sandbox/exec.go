@@ -184,7 +184,8 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	if err != nil {
 		return nil, err
 	}
-	spec.PID = facts.PID
+	// One with another init is of another build, and may not know of it.
+	spec.PID, spec.LatePID = facts.PID, client.ownInit
 	l, err := m.cfg.Runtime.PrepareExec(ctx, m.snapshot(p), &facts, spec)
 	if err != nil {
 		return nil, err
@@ -196,7 +197,7 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	m.mu.Unlock()
 	how := &api.Launch{Pod: c.PodID, Terminal: spec.Terminal}
 	if l.JoinPID {
-		how.PIDNamespaceOf = c.ID
+		how.PIDNamespaceOf, how.LatePID = c.ID, l.LatePID
 		if pidns := m.pidfdOf(c.ID); pidns != nil {
 			defer pidns.Close()
 			stdio = maps.Clone(stdio)

@@ -158,6 +158,8 @@ type ExecSpec struct {
 	Command  []string
 	Terminal bool
 	PID      int // of the container's first process
+	// LatePID: the supervisor can do what Launch.LatePID asks for.
+	LatePID bool
 }
 
 // Launch is a process ready to be made by a supervisor. Close it when done.
@@ -169,7 +171,9 @@ type Launch struct {
 	CloneFlags uint64
 	// JoinPID: the process is made in the PID namespace of the pod's init, of the target
 	// container, or (exec) of the container itself; the manager knows whose.
-	JoinPID   bool
+	JoinPID bool
+	// LatePID: only the workload enters that namespace, see api.Launch.
+	LatePID   bool
 	OOMFile   string
 	OOMParent string // see api.Launch
 	KillGroup []string

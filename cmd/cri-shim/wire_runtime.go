@@ -216,7 +216,7 @@ func (r *podRuntime) Prepare(ctx context.Context, p *sandbox.Pod, c *sandbox.Con
 func launch(p *oci.Prepared) *sandbox.Launch {
 	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
-		JoinPID: p.PIDNamespace != "", OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
+		JoinPID: p.PIDNamespace != "", LatePID: p.LatePID, OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
 	}
 	if p.UserNamespace != nil {
@@ -269,7 +269,7 @@ func (r *podRuntime) PrepareExec(ctx context.Context, p *sandbox.Pod, c *sandbox
 	}
 	prepared, err := r.oci.Exec(ctx, oci.ExecParams{
 		ContainerID: c.ID, CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID), Spec: spec,
-		Command: e.Command, Terminal: e.Terminal, PID: e.PID,
+		Command: e.Command, Terminal: e.Terminal, PID: e.PID, LatePID: e.LatePID,
 		Alive: func() error { return sameProcess(e.PID, c.PIDStart) },
 	})
 	if err != nil {

@@ -75,6 +75,22 @@ func TestAppArmor(t *testing.T) {
 			t.Errorf("a file that the named profile denies: %q", got)
 		}
 	})
+	t.Run("pod init", func(t *testing.T) {
+		shared := n.runPod(t, func(c *pb.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = &pb.NamespaceOption{Network: pb.NamespaceMode_NODE, Pid: pb.NamespaceMode_POD}
+		})
+		got := shared.sleeping(t).exec(t, "cat /proc/1/attr/current; readlink /proc/1/ns/pid | cut -d: -f1; kill -0 1 && echo signalled")
+		if want := "cri-shim-default (enforce)\npid\nsignalled\n"; got != want {
+			t.Errorf("a container that looks at the init of its pod: %q; want %q", got, want)
+		}
+		free := n.runPod(t, func(c *pb.PodSandboxConfig) {
+			c.Linux.SecurityContext.NamespaceOptions = &pb.NamespaceOption{Network: pb.NamespaceMode_NODE, Pid: pb.NamespaceMode_POD}
+			c.Linux.SecurityContext.Apparmor = &pb.SecurityProfile{ProfileType: pb.SecurityProfile_Unconfined}
+		})
+		if got := free.sleeping(t, confined(pb.SecurityProfile_Unconfined, "")).exec(t, "cat /proc/1/attr/current"); got != "unconfined\n" {
+			t.Errorf("the init of an unconfined pod: %q", got)
+		}
+	})
 	t.Run("missing", func(t *testing.T) {
 		config := p.containerConfig("missing", sh("true"), confined(pb.SecurityProfile_Localhost, "no-such-profile"))
 		_, err := n.CreateContainer(ctx(t), &pb.CreateContainerRequest{PodSandboxId: p.id, Config: config, SandboxConfig: p.config})

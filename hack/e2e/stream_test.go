@@ -548,7 +548,14 @@ func TestPortForward(t *testing.T) {
 	p.serveWeb(t)
 	p.run(t, []string{"/bin/httpd", "-f", "-p", "[::1]:8086", "-h", "/www"})
 	p.run(t, sh("while :; do nc -l -p 8087 -e /bin/cat; done"))
+	looking := p.sleeping(t)
 	onTransports(t, func(t *testing.T, transport string) {
+		// Before there is a client: it ends all of its connections, for good, when one is refused.
+		for _, port := range []int{8080, 8086, 8087} {
+			eventually(t, fmt.Sprint("something listens on port ", port), func() bool {
+				return strings.Contains(looking.exec(t, "cat /proc/net/tcp /proc/net/tcp6 | awk '{ print $2, $4 }'"), fmt.Sprintf(":%04X 0A\n", port))
+			})
+		}
 		local := p.forward(t, transport, "8080", "8086", "8087")
 		get(t, local[0])
 		get(t, local[1])

@@ -112,13 +112,9 @@ func parse(text string) (list []mutant, err error) {
 	return list, nil
 }
 
-// try says "killed" where the test fails, as it should, and "SURVIVED" where it passes or is skipped.
-func (m *mutant) try(dir string) (string, error) {
-	root, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	data, err := os.ReadFile(m.file)
+// source is the file as the mutant changes it.
+func (m *mutant) source(file string) (string, error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return "", err
 	}
@@ -128,6 +124,19 @@ func (m *mutant) try(dir string) (string, error) {
 			return "", fmt.Errorf("%s has %d times what is to be replaced, %q", m.file, n, h.before)
 		}
 		source = strings.Replace(source, h.before, h.after, 1)
+	}
+	return source, nil
+}
+
+// try says "killed" where the test fails, as it should, and "SURVIVED" where it passes or is skipped.
+func (m *mutant) try(dir string) (string, error) {
+	root, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	source, err := m.source(m.file)
+	if err != nil {
+		return "", err
 	}
 	changed, overlay := filepath.Join(dir, "changed.go"), filepath.Join(dir, "overlay.json")
 	mapping, err := json.Marshal(map[string]map[string]string{"Replace": {filepath.Join(root, m.file): changed}})

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func entries(t *testing.T, r io.Reader) map[string]string {
@@ -90,5 +91,33 @@ func TestWrite(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*failed.tar*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
+	}
+}
+
+// TestDiffOfWhatChanges: what was a file when it was looked at may be a FIFO when it is opened. (A link would lead to another of
+// the container's own files: os.Root.)
+func TestDiffOfWhatChanges(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "fifo"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	d := differ{w: tar.NewWriter(io.Discard), root: root}
+	if err := d.w.WriteHeader(&tar.Header{Name: "fifo", Size: 6}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- d.content("fifo", 6) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("content of a FIFO = nil; want an error")
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("content waits for a writer of a FIFO")
 	}
 }

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"archive/tar"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -139,11 +140,15 @@ func (d *differ) attributes(name string, fi fs.FileInfo, h *tar.Header) error {
 }
 
 func (d *differ) content(name string, size int64) error {
-	f, err := d.root.Open(name)
+	// What was a file may be a FIFO by now.
+	f, err := d.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if fi, err := f.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return errors.Join(err, fmt.Errorf("%s: no regular file any more", name))
+	}
 	_, err = io.CopyN(d.w, f, size)
 	return err
 }

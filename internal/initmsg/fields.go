@@ -24,6 +24,7 @@ func (m *Message) code(c *codec) {
 	c.bytes(&m.State)
 	optional(c, &m.ExecRoot, (*codec).i32)
 	optional(c, &m.HookFile, (*codec).i32)
+	optional(c, &m.PIDFile, (*codec).i32)
 	c.i32(&m.StartFile)
 	codeProcess(c, &m.Process)
 }

@@ -242,6 +242,10 @@ type Message struct {
 	// it and waits for HooksDone, or for the text of what went wrong: whoever started it moves network devices and
 	// runs the hooks of its own namespaces meanwhile.
 	HookFile *int32
+	// PIDFile is a PID namespace that nothing but the workload enters, or nil: the last thing the init does is to clone a child
+	// into it that has all but execve(2) behind it. The file after it is a page of memory; the child's process ID is in
+	// its first four bytes before the child runs. The init then ends, with the errno of the clone or of execve as its status.
+	PIDFile *int32
 	// StartFile is a FIFO (O_PATH), or NoFile: after everything is set up the init sends KindReady and opens the
 	// FIFO for writing, which blocks until the other side reads: the gate between create and start. From then on
 	// it reports over the FIFO. The workload's user must be allowed to write to it.

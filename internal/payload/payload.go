@@ -126,8 +126,9 @@ func readOnlyCopy(stateDir, name string, src io.Reader) (*os.File, error) {
 	}
 	defer os.Remove(tmp.Name())
 	_, err = io.Copy(tmp, src)
+	// Root of a user namespace executes it as one of the others, and must not read it (sys.SealedExecutable).
 	// Still open for writing it could not be executed (ETXTBSY).
-	if err := errors.Join(err, tmp.Chmod(0o500), tmp.Close()); err != nil {
+	if err := errors.Join(err, tmp.Chmod(0o711), tmp.Close()); err != nil {
 		return nil, err
 	}
 	return sys.ReadOnlyExecutable(tmp.Name())

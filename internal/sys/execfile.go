@@ -43,6 +43,11 @@ func fillAndSeal(f *os.File, r io.Reader) error {
 	if _, err := io.Copy(f, r); err != nil {
 		return fmt.Errorf("memfd %s: copy: %w", f.Name(), err)
 	}
+	// Who may not read it may not trace what runs it either, whatever it may do in a user namespace of its own: the kernel
+	// then asks for CAP_SYS_PTRACE where the file's owner is (would_dump in fs/exec.c). That is root of the node.
+	if err := f.Chmod(0o711); err != nil {
+		return fmt.Errorf("memfd %s: chmod: %w", f.Name(), err)
+	}
 	const seals = unix.F_SEAL_WRITE | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_SEAL
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals); err != nil {
 		return fmt.Errorf("memfd %s: seal: %w", f.Name(), err)

@@ -202,6 +202,23 @@ func Memfd(name string, data []byte) (*os.File, error) {
 	return f, nil
 }
 
+// SharedPage is a page of memory that who has the file can map and write to.
+func SharedPage(name string) (*os.File, error) {
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|unix.MFD_NOEXEC_SEAL)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.3
+		fd, err = unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	}
+	if err != nil {
+		return nil, os.NewSyscallError("memfd_create", err)
+	}
+	f := os.NewFile(uintptr(fd), name)
+	if err := f.Truncate(int64(os.Getpagesize())); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Winsize sets a terminal's size in characters.
 func Winsize(tty *os.File, rows, cols uint16) error {
 	return control(tty, func(fd int) error {
@@ -260,10 +277,11 @@ func Dup(f *os.File) (*os.File, error) {
 }
 
 // WaitChild waits for a child and discards how it ended.
-func WaitChild(pid int) {
+func WaitChild(pid int) syscall.WaitStatus {
 	for {
-		if _, err := unix.Wait4(pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
-			return
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, 0, nil); !errors.Is(err, unix.EINTR) {
+			return syscall.WaitStatus(status)
 		}
 	}
 }

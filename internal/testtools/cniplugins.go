@@ -25,7 +25,7 @@ var cniPlugins = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	dir := filepath.Join(root, ".cache", "cni-bin")
-	if _, err := exec.LookPath("go"); err != nil && hasAll(dir, []string{"bridge", "host-local", "portmap", "bandwidth"}) {
+	if _, err := exec.LookPath("go"); err != nil && haveAll(dir, []string{"bridge", "host-local", "portmap", "bandwidth"}) == nil {
 		return dir, nil
 	}
 	build := filepath.Join(root, "hack", "cniplugins", "build.sh")

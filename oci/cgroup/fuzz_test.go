@@ -1,10 +1,12 @@
 package cgroup
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
 
+	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -84,6 +86,47 @@ func FuzzResources(f *testing.F) {
 					t.Errorf("%s becomes a write of %q to %q", data, s.values, s.file)
 				}
 			}
+		}
+	})
+}
+
+// FuzzProperties: what systemd is told of limits, in which a client may write values of its own (unified).
+func FuzzProperties(f *testing.F) {
+	f.Add([]byte(`{"unified":{"memory.max":"max","cpu.max":"1 2","cpuset.cpus":"0-3,7","io.weight":"default 5","io.max":"8:0 rbps=1 wiops=max"}}`))
+	f.Add([]byte(`{"unified":{"cpuset.cpus":"0-4294967295","cpuset.mems":"9-1","io.max":"8:0 rbps=1\n8:1 x"},"cpu":{"cpus":"1-2","mems":"0"}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r := new(specs.LinuxResources)
+		if json.Unmarshal(data, r) != nil {
+			return
+		}
+		p, err := (&Host{mode: V2}).plan(r, func(string, string) (string, error) { return "", nil })
+		if err != nil {
+			return
+		}
+		for _, property := range p.properties(100000) {
+			if property.Name == "" {
+				t.Errorf("%s becomes a property without a name", data)
+			}
+		}
+	})
+}
+
+// FuzzMountinfo: names of mounts are of whoever mounted.
+func FuzzMountinfo(f *testing.F) {
+	f.Add([]byte("31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		mounts, err := mountinfo.GetMountsFromReader(bytes.NewReader(data), nil)
+		if err != nil {
+			return
+		}
+		v1, unified := selectMounts(mounts)
+		for _, m := range v1 {
+			if len(m.controllers) == 0 {
+				t.Errorf("hierarchy %q without a controller", m.mount)
+			}
+		}
+		if unified != "" && !strings.Contains(string(data), "cgroup2") {
+			t.Errorf("unified hierarchy at %q", unified)
 		}
 	})
 }

@@ -262,7 +262,7 @@ func (l *launch) fill() (err error) {
 			return fmt.Errorf("linux.namespaces: pid: %w", err)
 		}
 	}
-	l.how.Affinity = l.flags.Affinity
+	l.how.Affinity, l.how.Late = l.flags.Affinity, l.flags.LatePID
 	l.how.UserNamespace, l.how.TimeNamespace, l.how.Host = l.flags.UserNamespace, l.flags.TimeNamespace, l.flags.Host
 	encoded, err := initmsg.Encode(l.flags.Message)
 	if err != nil {

@@ -97,7 +97,7 @@ func (l *launch) prepareExec(o ExecOptions) error {
 	}
 	l.flags, err = oci.CompileExec(l.spec, o.Process, oci.ExecState{
 		PID: l.c.PID, Namespaces: spaces, CgroupTasks: group.TaskFiles(), ExtraFiles: o.ExtraFiles,
-		Seccomp: oci.CompileSeccomp, ID: l.c.ID,
+		Seccomp: oci.CompileSeccomp, ID: l.c.ID, LatePID: true,
 	})
 	if err != nil {
 		return err

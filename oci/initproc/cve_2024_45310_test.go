@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,28 +32,38 @@ func TestCVE_2024_45310(t *testing.T) {
 		b.m.Mounts = append(b.m.Mounts, initmsg.Mount{Source: file, File: -1, Target: "/shared/x/f" + itoa(i)})
 		b.m.Devices = append(b.m.Devices, initmsg.Device{Path: "/shared/x/d" + itoa(i) + "/fifo", Mode: unix.S_IFIFO | 0o600})
 		b.m.Symlinks = append(b.m.Symlinks, initmsg.Symlink{Target: "f", Path: "/shared/x/l" + itoa(i)})
-		b.m.Mounts = append(b.m.Mounts, initmsg.Mount{Source: file, File: -1, Target: "/shared/new/" + itoa(i) + "/f"})
+		b.m.Mounts = append(b.m.Mounts, initmsg.Mount{Source: file, File: -1, Target: "/shared/new" + itoa(i) + "/d/f"})
 	}
 	b.m.Process.Cwd, b.m.Process.CreateCwd = "/shared/x/cwd/dir", true
 	var stop atomic.Bool
 	var swapping sync.WaitGroup
-	// The one is there from the beginning, the other is swapped as soon as the init has made it.
-	fresh, z := filepath.Join(shared, "new"), filepath.Join(shared, "z")
-	if err := os.Symlink("/../../../../../../../.."+outside, z); err != nil {
-		t.Fatal(err)
+	// The first is there from the beginning, the others are swapped as soon as the init has made them.
+	link := "/../../../../../../../.." + outside
+	pairs, fresh := [][2]string{{x, y}}, [][2]string{}
+	for i := range 10 {
+		fresh = append(fresh, [2]string{filepath.Join(shared, "new"+itoa(i)), filepath.Join(shared, "z"+itoa(i))})
 	}
-	for _, pair := range [][2]string{{x, y}, {fresh, z}} {
+	for _, pairs := range [][][2]string{pairs, fresh} {
 		swapping.Go(func() {
 			for !stop.Load() {
-				unix.Renameat2(unix.AT_FDCWD, pair[0], unix.AT_FDCWD, pair[1], unix.RENAME_EXCHANGE)
+				for _, p := range pairs {
+					unix.Renameat2(unix.AT_FDCWD, p[0], unix.AT_FDCWD, p[1], unix.RENAME_EXCHANGE)
+				}
 			}
 		})
 	}
-	for range 20 {
+	// Long enough that a machine with other work swaps at the right moment too.
+	for begin, round := time.Now(), 0; round < 20 || time.Since(begin) < 4*time.Second; round++ {
+		for _, p := range fresh { // so that they are made again
+			unix.Unlink(p[0])
+			os.RemoveAll(p[0])
+			os.RemoveAll(p[1])
+			os.Symlink(link, p[1])
+		}
 		b.run()
-		unix.Unlink(fresh) // so that it is made again
-		os.RemoveAll(fresh)
-		os.Symlink("/../../../../../../../.."+outside, z)
+		if left, err := os.ReadDir(outside); err != nil || len(left) > 0 {
+			break
+		}
 	}
 	stop.Store(true)
 	swapping.Wait()

@@ -40,8 +40,9 @@ type setup struct {
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
 
-	readonlyAtEnd []int   // mounts, see Mount.ReadonlyAtEnd
-	server        *server // of a fork of it, else nil
+	readonlyAtEnd []int     // mounts, see Mount.ReadonlyAtEnd
+	server        *server   // of a fork of it, else nil
+	last          *lastStep // see Message.PIDFile, else nil
 }
 
 // maxFD is the highest number that a descriptor could have.
@@ -214,6 +215,9 @@ func (s *setup) enter() error {
 		return err
 	}
 	s.stage = "namespaces"
+	if err := s.joinPID(); err != nil {
+		return err
+	}
 	if err := s.join(); err != nil {
 		return err
 	}
@@ -242,6 +246,9 @@ func (s *setup) checkFiles() error {
 	files := []int32{m.StartFile}
 	if m.HookFile != nil {
 		files = append(files, *m.HookFile)
+	}
+	if m.PIDFile != nil {
+		files = append(files, *m.PIDFile, *m.PIDFile+1)
 	}
 	if m.ExecRoot != nil {
 		files = append(files, *m.ExecRoot)

@@ -96,11 +96,27 @@ func (s *setup) unshare() error {
 		for _, line := range s.m.TimeOffsets {
 			all += line + "\n"
 		}
-		if err := s.procWrite("self", "timens_offsets", all); err != nil {
+		if err := s.asOwner(func() error { return s.procWrite("self", "timens_offsets", all) }); err != nil {
 			return wrap("write", "timens_offsets", err)
 		}
 	}
 	return nil
+}
+
+// asOwner writes to a file of this process in procfs that belongs to its user alone. To root of a user namespace these do not
+// belong while the process is not dumpable; as the first one in a PID namespace it has nobody to fear.
+func (s *setup) asOwner(write func() error) error {
+	if !s.m.UserNamespace || unix.Getpid() != 1 {
+		return write()
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+		return wrap("prctl PR_SET_DUMPABLE", "", err)
+	}
+	err := write()
+	if again := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err == nil {
+		err = wrap("prctl PR_SET_DUMPABLE", "", again)
+	}
+	return err
 }
 
 func (s *setup) setNames() error {

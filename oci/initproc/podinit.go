@@ -38,6 +38,11 @@ func (s *setup) podInit() error {
 	if _, err := unix.Setsid(); err != nil && err != unix.EPERM {
 		return wrap("setsid", "", err)
 	}
+	s.stage = "lsm"
+	if err := s.setLabels(); err != nil {
+		return err
+	}
+	s.stage = "pod init"
 	if err := setUser(&s.m.Process); err != nil {
 		return err
 	}
@@ -58,7 +63,7 @@ func (s *setup) podInit() error {
 			return wrap("close", itoa(fd), err)
 		}
 	}
-	if err := s.executing(); err != nil {
+	if err := s.executing(podProgram); err != nil {
 		return err
 	}
 	return wrap("exec", podProgram, syscall.Exec(podProgram, []string{"pod-init"}, nil))

@@ -67,6 +67,13 @@ func TestPodInit(t *testing.T) {
 }
 
 // TestPodInitReaps leaves orphans in the namespace, which PID 1 inherits.
+// TestPodInitLabel: a label is set or is an error. There is no such profile.
+func TestPodInitLabel(t *testing.T) {
+	b := newPodInit(t)
+	b.m.Process.AppArmor = "cri-shim-no-such-profile"
+	b.fails("lsm", 0, "cri-shim-no-such-profile")
+}
+
 func TestPodInitReaps(t *testing.T) {
 	c := newPodInit(t).start()
 	defer func() { c.cmd.Process.Kill(); c.cmd.Wait() }()

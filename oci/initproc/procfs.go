@@ -1,6 +1,8 @@
 package initproc
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
@@ -88,6 +90,20 @@ func (s *setup) procWrite(dir, path, value string) error {
 	return writeOnce(fd, value)
 }
 
+// readSelf is the line in a file of this process in the private procfs, or "".
+func (s *setup) readSelf(path string) string {
+	fd, err := openIn(s.proc, "self/"+path, unix.O_RDONLY, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_XDEV|unix.RESOLVE_NO_MAGICLINKS)
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(fd)
+	data, err := readAll(fd)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSuffix(string(data), "\n")
+}
+
 // setSysctls comes after the namespaces are joined: /proc/sys/net, kernel/shm… and fs/mqueue show those of the writer.
 func (s *setup) setSysctls() error {
 	s.stage = "sysctl"
@@ -104,6 +120,9 @@ func (s *setup) setOOMScore() error {
 	v := s.m.Process.OOMScoreAdj
 	if v == nil {
 		return nil
+	}
+	if s.m.UserNamespace && s.readSelf("oom_score_adj") == itoa(int(*v)) {
+		return nil // set with the node's rights already
 	}
 	err := wrap("write oom_score_adj", itoa(int(*v)), s.procWrite("self", "oom_score_adj", itoa(int(*v))))
 	if e := errnoOf(err); e == unix.EACCES || e == unix.EPERM {

@@ -60,7 +60,7 @@ func (s *setup) serve() error {
 	if err := closeExcept(0, []int{serverSocket, serverPIDNS, serverProc}); err != nil {
 		return err
 	}
-	page, err := unix.Mmap(-1, 0, 4, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return wrap("mmap", "", err)
 	}
@@ -192,7 +192,7 @@ func (sv *server) reply(pid int, errno unix.Errno) unix.Errno {
 
 // executing says that the workload is about to be executed. A fork waits until the parent was told of it, or
 // a workload could run that nobody knows of: the server may die between the two.
-func (s *setup) executing() error {
+func (s *setup) executing(name string) error {
 	const wait, limit = 1e5, 5e9 // nanoseconds
 	for waited := 0; s.server != nil && int32(atomic.LoadUint32(s.server.told)-s.server.forks) < 0; waited += wait {
 		if waited >= limit {
@@ -200,7 +200,13 @@ func (s *setup) executing() error {
 		}
 		unix.Nanosleep(&unix.Timespec{Nsec: wait}, nil)
 	}
-	s.report(initmsg.KindExecute, nil)
+	if s.server != nil {
+		// The workload could be taken over before it is executed, and the page is that of all forks.
+		if _, _, e := unix.RawSyscall(unix.SYS_MUNMAP, uintptr(unsafe.Pointer(s.server.told)), uintptr(pageSize), 0); e != 0 {
+			return wrap("munmap", "", e)
+		}
+	}
+	s.report(initmsg.KindExecute, text(name))
 	return nil
 }
 

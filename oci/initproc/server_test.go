@@ -5,6 +5,9 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 )
@@ -17,11 +20,15 @@ func TestForkWaitsUntilItIsKnown(t *testing.T) {
 	}
 	defer r.Close()
 	defer w.Close()
-	told := new(uint32)
+	page, err := unix.Mmap(-1, 0, pageSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := (*uint32)(unsafe.Pointer(&page[0])) // unmapped before the workload
 	s := newSetup(&server{told: told, forks: 1, proc: -1})
 	s.sync = int(w.Fd())
 	done := make(chan error, 1)
-	go func() { done <- s.executing() }()
+	go func() { done <- s.executing("true") }()
 	select {
 	case err := <-done:
 		t.Fatalf("executing = %v before the parent was told", err)

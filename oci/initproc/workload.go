@@ -16,8 +16,10 @@ func (s *setup) workload() error {
 		return text("message: no command")
 	}
 	s.stage = "session"
-	if err := s.session(); err != nil {
-		return err
+	if s.last == nil { // its child leads the session
+		if err := s.session(); err != nil {
+			return err
+		}
 	}
 	if !p.KeepKeyring {
 		// An own session keyring: the inherited one may hold the host's keys
@@ -141,7 +143,7 @@ func (s *setup) start(name string, env []string) error {
 		}
 	}
 	// Before SIGPIPE gets its default back: nobody may be left to read it.
-	if err := s.executing(); err != nil {
+	if err := s.executing(name); err != nil {
 		return err
 	}
 	if s.server == nil { // which has done it for its forks
@@ -164,6 +166,9 @@ func (s *setup) start(name string, env []string) error {
 		return err
 	}
 	s.stage = "exec"
+	if s.last != nil {
+		return s.last.take(s.sync, name, p, env)
+	}
 	return wrap("exec", name, syscall.Exec(name, p.Args, env))
 }
 

@@ -4,6 +4,7 @@
 package launcher
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -25,6 +26,10 @@ type Process struct {
 	CloneFlags   uint64
 	Cgroup       *os.File // cgroup v2 directory to be cloned into, or nil
 	PIDNamespace *os.File // pidfd or namespace file whose PID namespace is joined, or nil
+	// Late leaves PIDNamespace to the init, as initmsg.Message.PIDFile says: the namespace and the page are the last files.
+	// Reap waits for that init and takes its status; nil is sys.WaitChild.
+	Late bool
+	Reap func(pid int) syscall.WaitStatus
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
@@ -34,12 +39,15 @@ type Process struct {
 	Server *Server
 }
 
-// Child is the started init, and then the workload. Pidfd is the caller's.
+// Child is the started init, and then the workload. Pidfd is the caller's. Of a Late process these are two: PID and Pidfd
+// are the init's until Executed has returned without an error.
 type Child struct {
 	PID   int
 	Pidfd *os.File
 
 	reports *os.File
+	page    *os.File // of a Late one, with the workload's PID
+	reap    func(pid int) syscall.WaitStatus
 }
 
 // Start makes the process. An error is an *initmsg.Report, as those of the init are.
@@ -51,16 +59,35 @@ func Start(p Process) (*Child, error) {
 	defer w.Close()
 	list := make([]*os.File, 0, initmsg.FirstFile+len(p.Files))
 	list = append(append(append(list, p.Stdio[:]...), p.Message, w), p.Files...)
+	c := &Child{reports: r}
+	if p.Late {
+		if c.page, err = sys.SharedPage("pid"); err != nil {
+			r.Close()
+			return nil, failed("clone", err)
+		}
+		list, p.PIDNamespace = append(list, p.PIDNamespace, c.page), nil
+		if c.reap = p.Reap; c.reap == nil {
+			c.reap = sys.WaitChild
+		}
+	}
 	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
 	})
 	if err != nil {
-		r.Close()
+		c.close()
 		return nil, failed("clone", err)
 	}
-	return &Child{PID: pid, Pidfd: pidfd, reports: r}, nil
+	c.PID, c.Pidfd = pid, pidfd
+	return c, nil
+}
+
+func (c *Child) close() {
+	c.reports.Close()
+	if c.page != nil {
+		c.page.Close()
+	}
 }
 
 func failed(stage string, err error) *initmsg.Report {
@@ -72,8 +99,64 @@ func failed(stage string, err error) *initmsg.Report {
 // Executed waits until the workload is executed and returns the init's warnings. An error is an *initmsg.Report: what
 // went wrong, or that the init was killed.
 func (c *Child) Executed() (warnings []string, err error) {
-	defer c.reports.Close()
-	return ReadReports(c.reports, initmsg.KindExecute)
+	defer c.close()
+	warnings, name, err := readReports(c.reports, initmsg.KindExecute)
+	if c.page == nil {
+		return warnings, err
+	}
+	if err != nil {
+		sys.PidfdSignal(c.Pidfd, syscall.SIGKILL) // unless it has ended
+	}
+	status := c.reap(c.PID)
+	pid, pidErr := c.workload()
+	if err == nil {
+		err = lastStep(status, pid, name)
+	}
+	if err == nil && pidErr != nil {
+		err = failed("init", pidErr)
+	}
+	if pid == 0 || pidErr != nil {
+		return warnings, err
+	}
+	if err != nil {
+		syscall.Kill(pid, syscall.SIGKILL)
+		c.reap(pid)
+		return warnings, err
+	}
+	pidfd, err := sys.PidfdOpen(pid)
+	if err != nil {
+		return warnings, failed("init", err)
+	}
+	c.Pidfd.Close()
+	c.PID, c.Pidfd = pid, pidfd
+	return warnings, nil
+}
+
+// workload is the process ID that the kernel has written, or 0. It is of a child that has not been reaped, so it is
+// that child's still.
+func (c *Child) workload() (int, error) {
+	var b [4]byte
+	if _, err := c.page.ReadAt(b[:], 0); err != nil {
+		return 0, err
+	}
+	pid := int(binary.NativeEndian.Uint32(b[:]))
+	if pid != 0 && !sys.IsChild(pid) {
+		return 0, fmt.Errorf("process %d is not a child", pid)
+	}
+	return pid, nil
+}
+
+// lastStep says what the init's end says about the workload.
+func lastStep(status syscall.WaitStatus, pid int, name string) error {
+	switch errno := syscall.Errno(status.ExitStatus()); {
+	case status.Signaled():
+		return failed("init", errors.New("it was killed before the workload was executed"))
+	case pid == 0:
+		return failed("clone", fmt.Errorf("clone into the pid namespace: %w", errno))
+	case errno != 0:
+		return failed("exec", fmt.Errorf("exec %s: %w", name, errno))
+	}
+	return nil
 }
 
 // Ready waits until everything is set up and the init waits at its start file.
@@ -89,6 +172,12 @@ const maxReports = 64 << 10
 // by the workload (KindExecute). The mark for the latter says only that it is about to happen; nothing may come after
 // it, and execve(2) closes the pipe. Without the mark the init was killed.
 func ReadReports(r io.Reader, until initmsg.Kind) (warnings []string, err error) {
+	warnings, _, err = readReports(r, until)
+	return warnings, err
+}
+
+// readReports also says what is executed.
+func readReports(r io.Reader, until initmsg.Kind) (warnings []string, name string, err error) {
 	buf := make([]byte, 0, 512)
 	executed := false
 	for read := 0; ; {
@@ -98,12 +187,12 @@ func ReadReports(r io.Reader, until initmsg.Kind) (warnings []string, err error)
 		n, readErr := r.Read(buf[len(buf):cap(buf)])
 		buf, read = buf[:len(buf)+n], read+n
 		if read > maxReports {
-			return nil, failed("init", fmt.Errorf("it reports more than %d bytes", maxReports))
+			return nil, "", failed("init", fmt.Errorf("it reports more than %d bytes", maxReports))
 		}
 		for {
 			rep, rest, err := initmsg.DecodeReport(buf)
 			if err != nil {
-				return nil, failed("init", err)
+				return nil, "", failed("init", err)
 			}
 			if rep == nil {
 				break
@@ -111,21 +200,21 @@ func ReadReports(r io.Reader, until initmsg.Kind) (warnings []string, err error)
 			buf = rest
 			switch rep.Kind {
 			case initmsg.KindError:
-				return nil, rep
+				return nil, "", rep
 			case initmsg.KindWarning:
 				warnings = append(warnings, rep.Error())
 			case initmsg.KindExecute:
-				executed = true
+				executed, name = true, rep.Text
 			case initmsg.KindReady:
 				if until == initmsg.KindReady {
-					return warnings, nil
+					return warnings, "", nil
 				}
 			}
 		}
 		if readErr == nil || errors.Is(readErr, syscall.EINTR) {
 			continue
 		}
-		return warnings, ended(readErr, len(buf), executed && until == initmsg.KindExecute)
+		return warnings, name, ended(readErr, len(buf), executed && until == initmsg.KindExecute)
 	}
 }
 

@@ -334,3 +334,32 @@ func BenchmarkDefault(b *testing.B) {
 		}
 	}
 }
+
+// TestAllows: a call that would not reach the kernel as it was made is not allowed.
+func TestAllows(t *testing.T) {
+	p, err := Default(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := Compile(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		nr   uintptr
+		arg  uint64
+		want bool
+	}{
+		{syscall.SYS_CLONE, syscall.CLONE_PARENT | syscall.CLONE_VFORK, true}, {syscall.SYS_CLONE, syscall.CLONE_NEWUSER, false},
+		{syscall.SYS_SETSID, 0, true}, {syscall.SYS_MOUNT, 0, false}, {435 /* clone3 */, 0, false},
+	} {
+		if got := Allows(f.Program, tt.nr, tt.arg); got != tt.want {
+			t.Errorf("Allows(%d, %#x) = %v; want %v", tt.nr, tt.arg, got, tt.want)
+		}
+	}
+	for _, bad := range [][]byte{nil, make([]byte, 3)} {
+		if Allows(bad, 0) {
+			t.Errorf("Allows of %d bytes = true", len(bad))
+		}
+	}
+}

@@ -70,6 +70,8 @@ type Launch struct {
 	// PIDNamespaceOf is the ID of a process whose PID namespace is joined: one of this supervisor, or
 	// the one that RolePIDNamespace is a pidfd of.
 	PIDNamespaceOf string `json:"pid_namespace_of,omitempty"`
+	// LatePID leaves joining that PID namespace to the init, whose last files are the namespace and a page of memory.
+	LatePID bool `json:"late_pid,omitempty"`
 	// Logged processes (containers) have their output written to the log in the CRI's
 	// format. Others (execs) get the descriptors with the roles stdin, stdout and stderr.
 	Logged    bool `json:"logged,omitempty"`

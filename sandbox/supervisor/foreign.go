@@ -101,14 +101,14 @@ func (f *foreign) enter(p *process, fs files) (leave func(), err error) {
 	if err != nil {
 		return nil, &api.Error{Stage: "join PID namespace", Text: err.Error()}
 	}
-	s.foreign++
+	s.unknown++
 	return func() {
 		if ns != nil {
 			ns.Close()
 			os.Remove(f.PIDLink)
 		}
 		s.mu.Lock()
-		s.foreign--
+		s.unknown--
 		s.mu.Unlock()
 		s.reap()
 	}, nil

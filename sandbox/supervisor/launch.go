@@ -189,13 +189,79 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (se
 	if how.PIDNamespace, err = s.admit(p, fs, called); err != nil {
 		return nil, err
 	}
+	if how.Late = p.launch.LatePID; how.Late {
+		return s.cloneLate(p, io, fs, called, how)
+	}
 	child, err := launcher.Start(how)
 	if err != nil {
 		return nil, apiError(err)
 	}
 	p.pid, p.pidfd = child.PID, child.Pidfd
 	s.register(p)
-	return func() error { return s.settle(p, io, child) }, nil
+	return func() error { return s.settle(p, io, child, nil) }, nil
+}
+
+// cloneLate makes an init that makes the process; the lock is held. The process is registered when it has been executed,
+// so until then no unknown child is reaped.
+func (s *Supervisor) cloneLate(p *process, io *stdio, fs files, called *pending, how launcher.Process) (settle func() error, err error) {
+	done := make(chan syscall.WaitStatus, 1)
+	first := 0
+	how.Reap = func(pid int) syscall.WaitStatus {
+		if pid != first {
+			return 0 // the workload of a launch that failed: who traces it can delay its end, so nobody waits for it
+		}
+		return <-done
+	}
+	child, err := launcher.Start(how)
+	if err != nil {
+		return nil, apiError(err)
+	}
+	first = child.PID
+	s.commands[first] = done
+	s.unknown++
+	return func() error {
+		defer func() {
+			s.mu.Lock()
+			s.unknown--
+			s.mu.Unlock()
+			s.reap()
+		}()
+		init, err := sys.Dup(child.Pidfd)
+		if err != nil {
+			return err
+		}
+		settled := make(chan struct{})
+		go func() {
+			defer init.Close()
+			select {
+			case <-called.gone:
+				sys.PidfdSignal(init, syscall.SIGKILL)
+			case <-settled:
+			}
+		}()
+		defer close(settled)
+		err = s.settle(p, io, child, func() error { return s.adopt(p, fs, called) })
+		if err != nil { // of others the end says so
+			s.mu.Lock()
+			s.tell(&api.Exit{ID: p.id, Code: exitNotExecuted, At: time.Now(), Failed: err.Error()})
+			s.mu.Unlock()
+		}
+		return err
+	}, nil
+}
+
+// adopt registers p, a child that is not known yet. Where it must not run any more it is killed.
+func (s *Supervisor) adopt(p *process, fs files, called *pending) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.admit(p, fs, called)
+	if err != nil {
+		p.signal(int(syscall.SIGKILL))
+		p.pidfd.Close()
+		return err
+	}
+	s.register(p)
+	return nil
 }
 
 // admit says whether a process may be launched, and gives a pidfd of the one whose PID namespace it joins; the lock is
@@ -253,7 +319,8 @@ func apiError(err error) error {
 }
 
 // settle waits for the init's word: executed, or what went wrong.
-func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child) error {
+// register, if any, makes it known.
+func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child, register func() error) error {
 	if io.console != nil {
 		master, err := launcher.ReceiveTerminal(io.console)
 		if err == nil {
@@ -261,8 +328,16 @@ func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child) error 
 		}
 	}
 	warnings, err := child.Executed()
-	if err != nil {
+	switch {
+	case err != nil && register != nil:
+		child.Pidfd.Close() // the init has been reaped
+	case err != nil:
 		p.signal(int(syscall.SIGKILL))
+	case register != nil:
+		p.pid, p.pidfd = child.PID, child.Pidfd
+		err = register()
+	}
+	if err != nil {
 		io.closeAll()
 		return apiError(err)
 	}

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -43,6 +44,9 @@ func TestMain(m *testing.M) {
 func scriptInit() {
 	text, _ := io.ReadAll(io.NewSectionReader(os.NewFile(initmsg.FDMessage, "message"), 0, 1<<20))
 	report := os.NewFile(initmsg.FDSync, "sync")
+	if script, ok := strings.CutPrefix(string(text), "late "); ok {
+		lateInit(report, script)
+	}
 	if cause, fails := strings.CutPrefix(string(text), "fail "); fails {
 		report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindError, Stage: "exec", Text: cause}))
 		os.Exit(1)
@@ -60,6 +64,99 @@ func scriptInit() {
 	}
 	syscall.Exec("/bin/sh", []string{"sh", "-c", script}, []string{"PATH=/usr/bin:/bin"})
 	os.Exit(1)
+}
+
+// lateInit is an init that makes the workload as a sibling, see initmsg.Message.PIDFile. One that is held makes none, and
+// one that is stuck does not see its workload executed, as if somebody traced that.
+func lateInit(report *os.File, script string) {
+	const page = initmsg.FirstFile + 1
+	script, held := strings.CutPrefix(script, "held ")
+	script, stuck := strings.CutPrefix(script, "stuck ")
+	if held {
+		time.Sleep(time.Hour)
+	}
+	report.Write(initmsg.EncodeReport(&initmsg.Report{Kind: initmsg.KindExecute, Text: "sh"}))
+	report.Close()
+	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", script}, &syscall.ProcAttr{
+		Env: []string{"PATH=/usr/bin:/bin"}, Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Cloneflags: syscall.CLONE_PARENT},
+	})
+	if err != nil {
+		os.Exit(int(err.(syscall.Errno)))
+	}
+	syscall.Pwrite(page, binary.NativeEndian.AppendUint32(nil, uint32(pid)), 0)
+	if stuck {
+		time.Sleep(time.Hour)
+	}
+	os.Exit(0)
+}
+
+// TestLateLaunch: the process that is told of is the workload, and its end is its own; an init that fails or is called off
+// leaves nothing.
+func TestLateLaunch(t *testing.T) {
+	d := startSupervisor(t)
+	if r, _ := d.launch("c", "exec sleep 1000", api.Launch{}); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	exec := func(id, script string) {
+		t.Helper()
+		message, err := sys.Memfd("message", []byte("late "+script))
+		check(t, err)
+		defer message.Close()
+		how := &api.Launch{PIDNamespaceOf: "c", LatePID: true}
+		d.send(&api.Request{Op: api.OpLaunch, ID: id, Launch: how, Roles: []api.Role{api.RoleMessage}}, message)
+	}
+	reply := func() *api.Reply {
+		t.Helper()
+		for {
+			r, err := d.recv()
+			check(t, err)
+			if r.Exit == nil {
+				return r
+			}
+			d.exits = append(d.exits, r.Exit)
+		}
+	}
+	for i := range 20 {
+		id := "e" + strconv.Itoa(i)
+		exec(id, "exit 7")
+		if r := reply(); r.Err != nil || r.PID == 0 {
+			t.Fatalf("launch: %+v", r)
+		}
+		if e := d.exit(id); e.Code != 7 || e.Failed != "" {
+			t.Fatalf("exit = %+v; want the workload's 7", e)
+		}
+	}
+	exec("lives", "exec sleep 1000")
+	r := reply()
+	if comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", r.PID)); err != nil || string(comm) != "sleep\n" {
+		t.Errorf("process %d is %q, %v; want the workload", r.PID, comm, err)
+	}
+	d.call(&api.Request{Op: api.OpSignal, ID: "lives", Signal: int(syscall.SIGKILL)})
+	if e := d.exit("lives"); e.Signal != int(syscall.SIGKILL) {
+		t.Errorf("exit = %+v; want SIGKILL", e)
+	}
+	for _, id := range []string{"held", "stuck"} {
+		exec(id, id+" exec sleep 1000")
+		time.Sleep(200 * time.Millisecond) // until there is something to end
+		d.send(&api.Request{Op: api.OpSignal, ID: id, Signal: int(syscall.SIGKILL)})
+		if e := d.exit(id); e.Failed == "" {
+			t.Errorf("%s: exit = %+v; want a launch that failed", id, e)
+		}
+	}
+	children := func() (out string) {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", d.pid))
+		for _, task := range tasks {
+			b, _ := os.ReadFile(task)
+			out += string(b)
+		}
+		return strings.TrimSpace(out)
+	}
+	list := d.call(&api.Request{Op: api.OpList}).Processes
+	for end := time.Now().Add(5 * time.Second); strings.Contains(children(), " ") && time.Now().Before(end); time.Sleep(time.Millisecond) {
+	}
+	if got := children(); strings.Contains(got, " ") {
+		t.Errorf("children of the supervisor: %s; want the container alone, of %+v", got, list)
+	}
 }
 
 // takeTerminal does what the init does: the master goes over the socket, the slave becomes the stdio.

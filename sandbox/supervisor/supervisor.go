@@ -41,7 +41,7 @@ type Supervisor struct {
 	byPID     map[int]*process                  // running ones
 	pending   map[string]*pending               // launches that are not yet processes, by ID
 	commands  map[int]chan<- syscall.WaitStatus // running calls of other runtimes, by PID
-	foreign   int                               // launches by other runtimes that are under way: their processes must not be reaped before they are known
+	unknown   int                               // launches under way whose processes are not known yet: they must not be reaped before
 	sessions  map[*session]struct{}
 	quit      chan struct{}
 	quitting  bool
@@ -118,7 +118,7 @@ func (s *Supervisor) accept() {
 func (s *Supervisor) reap() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for s.foreign == 0 {
+	for s.unknown == 0 {
 		r, ok := sys.Reap()
 		if !ok {
 			return
@@ -250,7 +250,7 @@ func (s *Supervisor) stop() error {
 			return &api.Error{Stage: "quit", Text: fmt.Sprintf("process %q (pid %d) still runs", p.id, p.pid)}
 		}
 	}
-	if s.foreign > 0 {
+	if s.unknown > 0 {
 		return &api.Error{Stage: "quit", Text: "a process is being launched"}
 	}
 	s.quitting = true

@@ -135,6 +135,7 @@ func (p *inProcess) launch(c *oci.Prepared) (*launcher.Child, error) {
 		}
 		defer how.PIDNamespace.Close()
 	}
+	how.Late = c.LatePID
 	child, err := launcher.Start(how)
 	if err != nil {
 		return nil, err
@@ -161,7 +162,7 @@ func (p *inProcess) start(_ context.Context, id string) (err error) {
 func (p *inProcess) exec(ctx context.Context, id string) error {
 	c := p.running[id]
 	e, err := p.runtime.Exec(ctx, oci.ExecParams{
-		ContainerID: id, CgroupPath: p.path(id), Spec: c.Spec, Command: []string{"/bin/true"}, PID: c.child.PID,
+		ContainerID: id, CgroupPath: p.path(id), Spec: c.Spec, Command: []string{"/bin/true"}, PID: c.child.PID, LatePID: true,
 	})
 	if err != nil {
 		return err
