@@ -1,6 +1,7 @@
 package image
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -31,7 +32,7 @@ type dirAttrs struct {
 }
 
 // writeAttrs writes dir/attrs if the image needs it, and tells whether it did.
-func (s *Store) writeAttrs(dir string, ids []digest.Digest) (bool, error) {
+func (s *Store) writeAttrs(ctx context.Context, dir string, ids []digest.Digest) (bool, error) {
 	stack, err := s.openStack(ids)
 	if err != nil {
 		return false, err
@@ -39,6 +40,9 @@ func (s *Store) writeAttrs(dir string, ids []digest.Digest) (bool, error) {
 	defer stack.close()
 	var wrong []dirAttrs
 	for _, p := range stack.implied() {
+		if err := context.Cause(ctx); err != nil { // a hostile image has many
+			return false, err
+		}
 		a, ok, err := stack.attrs(p)
 		if err != nil {
 			return false, fmt.Errorf("attributes of directory %q: %w", p, err)
@@ -61,6 +65,7 @@ func (s *Store) writeAttrs(dir string, ids []digest.Digest) (bool, error) {
 type stack struct {
 	infos []*layerInfo
 	dirs  []*os.File
+	seen  []map[string]sight // of each layer, by path
 }
 
 func (s *Store) openStack(ids []digest.Digest) (*stack, error) {
@@ -76,7 +81,7 @@ func (s *Store) openStack(ids []digest.Digest) (*stack, error) {
 			st.close()
 			return nil, err
 		}
-		st.infos, st.dirs = append(st.infos, info), append(st.dirs, f)
+		st.infos, st.dirs, st.seen = append(st.infos, info), append(st.dirs, f), append(st.seen, map[string]sight{})
 	}
 	return st, nil
 }
@@ -158,37 +163,51 @@ const (
 	covers             // what lower layers have at the path does not show
 )
 
+// sight is what a layer has at a path.
+type sight struct {
+	state int
+	stat  syscall.Stat_t
+}
+
 // look says what layer i has at p. Walking down, anything but a directory (a whiteout, a file) covers what is below,
-// and so does an opaque directory.
+// and so does an opaque directory. What was seen is kept: in a deep tree each directory is asked for with all below it.
 func (st *stack) look(i int, p string) (state int, stat syscall.Stat_t, err error) {
+	if known, ok := st.seen[i][p]; ok {
+		return known.state, known.stat, nil
+	}
+	defer func() {
+		if err == nil {
+			st.seen[i][p] = sight{state, stat}
+		}
+	}()
 	root := int(st.dirs[i].Fd())
 	if p == "." {
 		stat, err = sys.Lstatat(root, ".")
 		return isDir, stat, err
 	}
-	for n := range len(p) + 1 {
-		if n < len(p) && p[n] != '/' {
-			continue
+	state, stat, err = st.look(i, path.Dir(p))
+	if err != nil || state&isDir == 0 {
+		return state, stat, err
+	}
+	state &^= isDir
+	stat, err = sys.Lstatat(root, p)
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		if st.infos[i].Marks.IsWhiteout(p) {
+			state = covers
 		}
-		stat, err = sys.Lstatat(root, p[:n])
-		switch {
-		case errors.Is(err, syscall.ENOENT):
-			if st.infos[i].Marks.IsWhiteout(p[:n]) {
-				state = covers
-			}
-			return state, stat, nil
-		case err != nil:
-			return 0, stat, err
-		case stat.Mode&sys.FileTypeMask != sys.FileDir:
-			return covers, stat, nil
-		}
-		opaque, err := layer.OpaqueDir(root, p[:n])
-		if err != nil {
-			return 0, stat, err
-		}
-		if opaque || st.infos[i].Marks.IsOpaque(p[:n]) {
-			state |= covers
-		}
+		return state, stat, nil
+	case err != nil:
+		return 0, stat, err
+	case stat.Mode&sys.FileTypeMask != sys.FileDir:
+		return covers, stat, nil
+	}
+	opaque, err := layer.OpaqueDir(root, p)
+	if err != nil {
+		return 0, stat, err
+	}
+	if opaque || st.infos[i].Marks.IsOpaque(p) {
+		state |= covers
 	}
 	return state | isDir, stat, nil
 }

@@ -154,7 +154,7 @@ func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Ima
 	in.progress.enter(stageCommit)
 	for {
 		var img *Image
-		if img, landing, err = s.commit(m, in); !errors.Is(err, errGone) {
+		if img, landing, err = s.commit(ctx, m, in); !errors.Is(err, errGone) {
 			return img, err
 		}
 	}
@@ -239,8 +239,8 @@ func (s *Store) checkSpace(m *manifest) error {
 
 // commit makes what was installed visible. All layers of m are in use by the caller, who has the image settled if it
 // gets a landing.
-func (s *Store) commit(m *manifest, in installation) (*Image, *int, error) {
-	staged, err := s.stage(m)
+func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
+	staged, err := s.stage(ctx, m)
 	if err != nil {
 		return nil, nil, fmt.Errorf("commit image %s: %w", m.configID, err)
 	}
@@ -294,7 +294,7 @@ func (s *staged) drop() {
 }
 
 // stage prepares the directory of an image. No lock is held: this can take as long as the disk is slow.
-func (s *Store) stage(m *manifest) (st *staged, err error) {
+func (s *Store) stage(ctx context.Context, m *manifest) (st *staged, err error) {
 	ids := m.config.RootFS.DiffIDs
 	if s.record(m.configID) != nil {
 		return &staged{}, nil
@@ -303,7 +303,7 @@ func (s *Store) stage(m *manifest) (st *staged, err error) {
 	if st.dir, err = os.MkdirTemp(s.path("ingest"), "image-"); err != nil {
 		return nil, err
 	}
-	if st.attrs, err = s.writeAttrs(st.dir, ids); err != nil {
+	if st.attrs, err = s.writeAttrs(ctx, st.dir, ids); err != nil {
 		st.drop()
 		return nil, err
 	}

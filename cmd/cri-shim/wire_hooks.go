@@ -89,6 +89,9 @@ func (r *podRuntime) writeBundle(id string, spec *specs.Spec) error {
 		return err
 	}
 	uid, gid := rootOf(spec)
+	if uid == 0 && gid == 0 {
+		return nil
+	}
 	return errors.Join(os.Chown(config, uid, gid), os.Chown(dir, uid, gid))
 }
 

@@ -70,6 +70,7 @@ func TestImagePolicy(t *testing.T) {
 // TestSignaturePolicy: what no key has signed is neither pulled nor run, also under a policy that came after it.
 func TestSignaturePolicy(t *testing.T) {
 	t.Parallel()
+	needNode(t)
 	dir := t.TempDir()
 	trust, policy := filepath.Join(dir, "cri-shim-trust"), filepath.Join(dir, "policy.json")
 	if out, err := exec.Command("../../cmd/cri-shim-trust/build.sh", trust).CombinedOutput(); err != nil {
