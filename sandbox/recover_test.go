@@ -281,7 +281,7 @@ func TestRecoverGarbledExitFile(t *testing.T) {
 // TestRecoverFailedLaunch: why a launch failed is known to a daemon that was not there when it did.
 func TestRecoverFailedLaunch(t *testing.T) {
 	h := newHost(t)
-	h.initScript = "exec sleep 3" // nobody kills it here
+	h.script, h.initScript = "exec sleep 3", "exec sleep 3" // nobody kills them here
 	m := h.manager()
 	pod, id := mustStart(t, m)
 	must(t, m.updateContainer(m.ctrs[id], func(c *ctr) { c.StartedAt, c.PID = time.Time{}, 0 })) // as if the launch were under way

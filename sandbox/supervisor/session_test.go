@@ -157,6 +157,8 @@ func TestLateLaunch(t *testing.T) {
 	if got := children(); strings.Contains(got, " ") {
 		t.Errorf("children of the supervisor: %s; want the container alone, of %+v", got, list)
 	}
+	d.call(&api.Request{Op: api.OpSignal, ID: "c", Signal: int(syscall.SIGKILL)})
+	d.exit("c")
 }
 
 // takeTerminal does what the init does: the master goes over the socket, the slave becomes the stdio.
