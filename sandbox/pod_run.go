@@ -324,7 +324,7 @@ func (m *Manager) abandon(supervisor, id string) {
 			if err != nil {
 				return // with it died who could launch
 			}
-			if err = m.signal(ctx, c, id); err == nil {
+			if err = m.killAbandoned(ctx, c, id); err == nil {
 				return
 			}
 			if ctx.Err() != nil { // compare will find it
@@ -334,4 +334,17 @@ func (m *Manager) abandon(supervisor, id string) {
 			waitFor(ctx, nil, abandonPause)
 		}
 	})
+}
+
+// killAbandoned kills a process that may still be an init, or the workload with what that has started meanwhile.
+func (m *Manager) killAbandoned(ctx context.Context, c *client, id string) error {
+	r, pidfd, err := c.call(ctx, &api.Request{Op: api.OpPidfd, ID: id})
+	if pidfd != nil {
+		defer pidfd.Close()
+		err = sys.KillFamily(pidfd, r.PID)
+	}
+	if errors.Is(err, ErrNotFound) {
+		err = nil
+	}
+	return errors.Join(err, m.signal(ctx, c, id)) // which calls off what the supervisor has not come to
 }

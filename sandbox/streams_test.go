@@ -140,6 +140,43 @@ func TestExecVanished(t *testing.T) {
 	settle(t, before)
 }
 
+// What a launch has started that nobody waits for any more is killed with its children: the caller can go away after the
+// workload has begun and before the supervisor has said so.
+func TestExecAbandoned(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	id := h.running(t, m, "exec sleep 1000", false, false)
+	pids := filepath.Join(t.TempDir(), "pids")
+	script := "setsid sh -c 'echo $$ >> " + pids + "; exec sleep 1000' & echo $$ >> " + pids + "; sleep 1000; true"
+	done := make(chan error, 1)
+	go func() {
+		_, err := m.Exec(t.Context(), id, []string{script}, Streams{Stdout: io.Discard})
+		done <- err
+	}()
+	var started []string
+	eventually(t, "the command runs", func() bool {
+		text, _ := os.ReadFile(pids)
+		started = strings.Fields(string(text))
+		return len(started) == 2
+	})
+	c, err := m.Container(id)
+	must(t, err)
+	p, err := m.Pod(c.PodID)
+	must(t, err)
+	m.mu.Lock()
+	for exec := range m.execs {
+		m.abandon(p.Supervisor, exec)
+	}
+	m.mu.Unlock()
+	<-done
+	for _, pid := range started {
+		eventually(t, "process "+pid+" is killed", func() bool {
+			stat, err := os.ReadFile("/proc/" + pid + "/stat")
+			return err != nil || bytes.Contains(stat, []byte(") Z "))
+		})
+	}
+}
+
 func sizesOf(sizes ...TerminalSize) iter.Seq[TerminalSize] { return slices.Values(sizes) }
 
 func TestAttach(t *testing.T) {
