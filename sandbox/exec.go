@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"time"
@@ -188,7 +189,7 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	spec.PID, spec.LatePID = facts.PID, client.ownInit
 	l, err := m.cfg.Runtime.PrepareExec(ctx, m.snapshot(p), &facts, spec)
 	if err != nil {
-		return nil, err
+		return nil, m.joinError(ctx, c, err, errors.Is(err, fs.ErrNotExist)) // its files in /proc
 	}
 	defer l.Close()
 	x := &execProcess{m: m, id: newID(), client: client, exit: make(chan *api.Exit, 1)}
@@ -207,9 +208,32 @@ func (m *Manager) startExec(ctx context.Context, c *ctr, spec ExecSpec, stdio ma
 	x.pid, x.pidfd, err = m.launch(ctx, client, x.id, l, how, stdio)
 	if err != nil {
 		x.drop() // what may have been started is being killed, and its exit has it forgotten
-		return nil, err
+		return nil, m.joinError(ctx, c, err, false)
 	}
 	return x, nil
+}
+
+// endingTime bounds the wait for the end of a process that has given up its namespaces already.
+const endingTime = time.Second
+
+// joinError is why a container could not be joined: any step may be the one that finds its process gone, on record or not.
+func (m *Manager) joinError(ctx context.Context, c *ctr, err error, ending bool) error {
+	ended := func() bool {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		return c.State() != ContainerRunning || c.pidfd != nil && !sys.PidfdAlive(c.pidfd)
+	}
+	if ending {
+		ctx, cancel := context.WithTimeout(ctx, endingTime)
+		defer cancel()
+		for !ended() && ctx.Err() == nil {
+			waitFor(ctx, nil, time.Millisecond)
+		}
+	}
+	if ended() && ctx.Err() == nil {
+		return fmt.Errorf("%w: the container is %s", ErrState, ContainerExited)
+	}
+	return err
 }
 
 // drop ends the wait for the exit.

@@ -88,3 +88,20 @@ func TestExecMany(t *testing.T) {
 		}
 	}
 }
+
+// TestExecMeetsExit: an exec that comes while the container ends says so, whatever step it fails in.
+func TestExecMeetsExit(t *testing.T) {
+	t.Parallel()
+	p := sharedNode(t).runPod(t, hostNetwork)
+	for range 10 {
+		c := p.run(t, sh("sleep 0.2"))
+		for {
+			if _, err := c.execSync(t, 10, "/bin/true"); err != nil {
+				if !strings.Contains(err.Error(), "the container is exited") {
+					t.Errorf("ExecSync() = %v; want that the container has ended", err)
+				}
+				break
+			}
+		}
+	}
+}
