@@ -81,9 +81,15 @@ func (s *setup) serve() error {
 		sv.reply(pid, 0)
 		syscall.Exit(0)
 	}
+	if errno := endIn(provingSeconds); errno != 0 {
+		return wrap("setitimer", "", errno)
+	}
 	prove()
 	if err := dropProgram(); err != nil {
 		return err
+	}
+	if errno := endIn(0); errno != 0 {
+		return wrap("setitimer", "", errno)
 	}
 	if sv.reply(unix.Getpid(), 0) != 0 {
 		syscall.Exit(1)
@@ -208,6 +214,21 @@ func (s *setup) executing(name string) error {
 	}
 	s.report(initmsg.KindExecute, text(name))
 	return nil
+}
+
+// provingSeconds is how long the parent waits for a server, too. One that hangs is ended by it; but by then it may have
+// ended itself, and whoever hangs sees nothing of that.
+const provingSeconds = 5
+
+// endIn has the kernel end this process after some seconds; 0 calls that off.
+func endIn(seconds int64) unix.Errno {
+	var byDefault sigaction
+	if _, _, e := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(unix.SIGALRM), uintptr(unsafe.Pointer(&byDefault)), 0, 8, 0, 0); e != 0 {
+		return e
+	}
+	timer := [4]int64{2: seconds} // struct itimerval
+	_, _, e := unix.RawSyscall(unix.SYS_SETITIMER, unix.ITIMER_REAL, uintptr(unsafe.Pointer(&timer)), 0)
+	return e
 }
 
 // prove uses the parts of the Go runtime that have locks: the heap and the way through a system call. Where
