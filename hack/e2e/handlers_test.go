@@ -503,7 +503,7 @@ func TestHandlerGone(t *testing.T) {
 	}
 	n := newNode(t, nil)
 	wrapper := fakeRuntime(t, n, "wrapper", "exec "+path+` "$@"`)
-	n.config["runtimes"] = fmt.Sprintf("{ w = { path = %q, timeout = '2s' } }", wrapper)
+	n.config["runtimes"] = fmt.Sprintf("{ w = { path = %q, timeout = '10s' } }", wrapper)
 	n.restart(t, syscall.SIGTERM)
 	for name, script := range map[string]string{"hangs": "sleep 1000083", "fails": "echo broken >&2; exit 1", "is missing": ""} {
 		p := n.runPodAs(t, "w", hostNetwork)

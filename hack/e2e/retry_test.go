@@ -276,6 +276,9 @@ func TestGivenUpCalls(t *testing.T) {
 			run, create,
 			func(ctx context.Context) error {
 				_, err := n.StartContainer(ctx, &pb.StartContainerRequest{ContainerId: id})
+				if err != nil && strings.Contains(err.Error(), "the container is running") {
+					return nil // the call before came through as its client gave up
+				}
 				return err
 			},
 			func(ctx context.Context) error {
