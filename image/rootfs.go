@@ -183,15 +183,13 @@ func makeUpper(path string, top *os.File) (*os.File, error) {
 func (s *Store) UserNamespaces() error {
 	if s.copies {
 		// Where mounts of copies cannot be idmapped, their files are given to the namespace's users.
-		ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
-		ns, err := sys.NewUserNamespace(ids, ids)
+		ns, err := trialUserNamespace()
 		if err != nil {
 			return err
 		}
 		return ns.Close()
 	}
-	ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
-	ns, err := sys.NewUserNamespace(ids, ids)
+	ns, err := trialUserNamespace()
 	if err != nil {
 		return err
 	}
@@ -210,4 +208,10 @@ func (s *Store) UserNamespaces() error {
 		return err
 	}
 	return m.Close()
+}
+
+// trialUserNamespace is one to try idmapped mounts with.
+func trialUserNamespace() (*os.File, error) {
+	ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
+	return sys.NewUserNamespace(ids, ids)
 }

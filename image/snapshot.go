@@ -159,8 +159,7 @@ func useOverlay(dir string) (err error) {
 
 // tryIdmap is nil if mounts of the containers' directories can be idmapped.
 func (s *Store) tryIdmap() error {
-	ids := []sys.IDMap{{Outside: 1 << 16, Size: 1 << 16}}
-	ns, err := sys.NewUserNamespace(ids, ids)
+	ns, err := trialUserNamespace()
 	if err != nil {
 		return err
 	}

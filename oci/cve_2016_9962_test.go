@@ -39,29 +39,7 @@ func attackExec(t *testing.T, edit func(*Params)) {
 	edit(&p)
 	c := n.prepare(p)
 	attacker := n.start(c)
-	e, err := n.runtime.Exec(t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: attacker.process.Pid, Command: []string{"/bin/busybox", "true"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	// Held before execve, at a FIFO that nobody opens.
-	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	gate, err := os.OpenFile(fifo, sys.OpenPath, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer gate.Close()
-	e.Message.StartFile = int32(len(e.Files))
-	e.Files = append(e.Files, gate)
-	child, held := n.launch(e)
-	if _, err := child.Ready(); err != nil {
-		t.Fatal(err)
-	}
+	held := n.heldExec(p, c, attacker)
 	timer := time.AfterFunc(20*time.Second, func() { attacker.process.Kill() })
 	defer timer.Stop()
 	looked := filepath.Join(n.rootfs, "tmp/looked")
@@ -151,4 +129,32 @@ func traceExecs(t *testing.T, edit func(*workload.Security)) {
 	if got := attacker.out.String(); got != "done\n" {
 		t.Errorf("the attacker says %q; want it to find nothing that it has not itself", got)
 	}
+}
+
+// heldExec is an exec in the container, held before execve, at a FIFO that nobody opens.
+func (n *node) heldExec(p Params, c *Prepared, in *running) *running {
+	n.t.Helper()
+	e, err := n.runtime.Exec(n.t.Context(), ExecParams{
+		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: in.process.Pid, Command: []string{"/bin/busybox", "true"},
+	})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(e.Close)
+	fifo := filepath.Join(n.t.TempDir(), "fifo")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	gate, err := os.OpenFile(fifo, sys.OpenPath, 0)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.t.Cleanup(func() { gate.Close() })
+	e.Message.StartFile = int32(len(e.Files))
+	e.Files = append(e.Files, gate)
+	child, held := n.launch(e)
+	if _, err := child.Ready(); err != nil {
+		n.t.Fatal(err)
+	}
+	return held
 }

@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -50,28 +48,7 @@ echo tried`)
 	attacker := n.start(c)
 	timer := time.AfterFunc(20*time.Second, func() { attacker.process.Kill() })
 	defer timer.Stop()
-	fifo := filepath.Join(t.TempDir(), "fifo")
-	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	gate, err := os.OpenFile(fifo, sys.OpenPath, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer gate.Close()
-	e, err := n.runtime.Exec(t.Context(), ExecParams{
-		ContainerID: p.ContainerID, CgroupPath: p.CgroupPath, Spec: c.Spec, PID: attacker.process.Pid, Command: []string{"/bin/busybox", "true"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer e.Close()
-	e.Message.StartFile = int32(len(e.Files))
-	e.Files = append(e.Files, gate)
-	child, held := n.launch(e)
-	if _, err := child.Ready(); err != nil {
-		t.Fatal(err)
-	}
+	held := n.heldExec(p, c, attacker)
 	time.Sleep(100 * time.Millisecond) // the attacker looks all the time
 	held.process.Kill()
 	n.server.Close() // the last one that executes it

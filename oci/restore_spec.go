@@ -2,8 +2,6 @@ package oci
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"path"
 )
 
@@ -12,17 +10,9 @@ import (
 // what p.ImageVolume gives paths that criu can see. On an error nothing is left.
 func (r *Runtime) PrepareRestore(ctx context.Context, p Params) (_ *Prepared, err error) {
 	out := &Prepared{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("prepare container %s: %w", p.ContainerID, err), out.Undo(ctx))
-		}
-	}()
-	b, err := Build(ctx, r.host, &p)
+	defer out.undoOn(ctx, "container "+p.ContainerID, &err)
+	b, err := r.describe(ctx, &p, out)
 	if err != nil {
-		return nil, err
-	}
-	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
-	if err := r.relabel(ctx, b); err != nil {
 		return nil, err
 	}
 	if out.Group, err = r.cgroups.Create(ctx, p.CgroupPath, b.Spec.Linux.Resources); err != nil {

@@ -162,20 +162,29 @@ func (r *Runtime) Check(ctx context.Context, p Params) error {
 	return rdt.check()
 }
 
-// Prepare makes the specification, the group with its limits and the init's message. On an error nothing is left.
-func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error) {
-	out := &Prepared{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("prepare container %s: %w", p.ContainerID, err), out.Undo(ctx))
-		}
-	}()
-	b, err := Build(ctx, r.host, &p)
+// undoOn takes back what was prepared of something when that has failed, which err then says.
+func (p *Prepared) undoOn(ctx context.Context, what string, err *error) {
+	if *err != nil {
+		*err = errors.Join(fmt.Errorf("prepare %s: %w", what, *err), p.Undo(ctx))
+	}
+}
+
+// describe makes the specification and does what has to be done with volumes before they are mounted.
+func (r *Runtime) describe(ctx context.Context, p *Params, out *Prepared) (*Built, error) {
+	b, err := Build(ctx, r.host, p)
 	if err != nil {
 		return nil, err
 	}
 	out.Spec, out.User, out.Relabel, out.Warnings = b.Spec, b.User, b.Relabel, b.Warnings
-	if err := r.relabel(ctx, b); err != nil {
+	return b, r.relabel(ctx, b)
+}
+
+// Prepare makes the specification, the group with its limits and the init's message. On an error nothing is left.
+func (r *Runtime) Prepare(ctx context.Context, p Params) (_ *Prepared, err error) {
+	out := &Prepared{}
+	defer out.undoOn(ctx, "container "+p.ContainerID, &err)
+	b, err := r.describe(ctx, &p, out)
+	if err != nil {
 		return nil, err
 	}
 	opt, err := r.options(&p)
@@ -272,11 +281,7 @@ const podInitUser = 65535
 // capabilities and no files.
 func (r *Runtime) PodInit(ctx context.Context, pod *workload.Pod, podID string, ns Namespaces) (_ *Prepared, err error) {
 	out := &Prepared{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("prepare the init of pod %s: %w", podID, err), out.Undo(ctx))
-		}
-	}()
+	defer out.undoOn(ctx, "the init of pod "+podID, &err)
 	if out.Group, err = r.cgroups.Create(ctx, r.PodInitCgroup(pod, podID), &specs.LinuxResources{Devices: cgroup.DefaultDevices()}); err != nil {
 		return nil, err
 	}

@@ -130,15 +130,7 @@ func (m *Manager) restorePod(ctx context.Context, f *flight, dir string, cfg *wo
 	if err != nil {
 		return "", err
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		ctx, cancel := m.cleanup(ctx)
-		defer cancel()
-		f.enter("roll back")
-		err = errors.Join(err, m.RemovePod(ctx, id))
-	}()
+	defer m.rollBack(ctx, f, &err, func(ctx context.Context) error { return m.RemovePod(ctx, id) })
 	p, err := m.pod(id)
 	if err != nil {
 		return "", err

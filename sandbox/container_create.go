@@ -88,15 +88,7 @@ func (m *Manager) makeContainer(ctx context.Context, f *flight, p *pod, cfg *wor
 	if err := m.enroll(p, c); err != nil {
 		return "", errors.Join(err, m.ctrFiles.remove(c.ID))
 	}
-	defer func() {
-		if err == nil {
-			return
-		}
-		ctx, cancel := m.cleanup(ctx)
-		defer cancel()
-		f.enter("roll back")
-		err = errors.Join(err, m.teardownContainer(ctx, c))
-	}()
+	defer m.rollBack(ctx, f, &err, func(ctx context.Context) error { return m.teardownContainer(ctx, c) })
 	var timeline []Stage
 	release := func() {}
 	defer func() { release() }()

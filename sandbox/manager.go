@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -182,6 +183,17 @@ func (m *Manager) step(f *flight, timeline *[]Stage, name string, do func() erro
 // cleanup is the context of an undo: it outlives the caller's, and has its own deadline.
 func (m *Manager) cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), m.cfg.CleanupTimeout)
+}
+
+// rollBack undoes an operation that has failed, which err then says.
+func (m *Manager) rollBack(ctx context.Context, f *flight, err *error, undo func(context.Context) error) {
+	if *err == nil {
+		return
+	}
+	ctx, cancel := m.cleanup(ctx)
+	defer cancel()
+	f.enter("roll back")
+	*err = errors.Join(*err, undo(ctx))
 }
 
 // updatePod changes a pod's facts and records them. The record is written outside the

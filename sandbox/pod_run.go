@@ -68,15 +68,7 @@ func (m *Manager) runPod(ctx context.Context, f *flight, cfg *workload.Pod) (_ s
 	m.mu.Lock()
 	m.pods[p.ID] = p
 	m.mu.Unlock()
-	defer func() {
-		if err == nil {
-			return
-		}
-		ctx, cancel := m.cleanup(ctx)
-		defer cancel()
-		f.enter("roll back")
-		err = errors.Join(err, m.teardownPod(ctx, p))
-	}()
+	defer m.rollBack(ctx, f, &err, func(ctx context.Context) error { return m.teardownPod(ctx, p) })
 	var timeline []Stage
 	steps := []podStep{
 		{"files", func() error { return m.makePodFiles(p) }},
@@ -324,7 +316,7 @@ func (m *Manager) abandon(supervisor, id string) {
 			if err != nil {
 				return // with it died who could launch
 			}
-			if err = m.killAbandoned(ctx, c, id); err == nil {
+			if err = m.killFamily(ctx, c, id); err == nil {
 				return
 			}
 			if ctx.Err() != nil { // compare will find it
@@ -334,17 +326,4 @@ func (m *Manager) abandon(supervisor, id string) {
 			waitFor(ctx, nil, abandonPause)
 		}
 	})
-}
-
-// killAbandoned kills a process that may still be an init, or the workload with what that has started meanwhile.
-func (m *Manager) killAbandoned(ctx context.Context, c *client, id string) error {
-	r, pidfd, err := c.call(ctx, &api.Request{Op: api.OpPidfd, ID: id})
-	if pidfd != nil {
-		defer pidfd.Close()
-		err = sys.KillFamily(pidfd, r.PID)
-	}
-	if errors.Is(err, ErrNotFound) {
-		err = nil
-	}
-	return errors.Join(err, m.signal(ctx, c, id)) // which calls off what the supervisor has not come to
 }

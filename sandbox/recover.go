@@ -280,7 +280,7 @@ func (m *Manager) compare(ctx context.Context, c *client) {
 			m.exited(c, h.Exit)
 		case !m.wanted(h.ID):
 			m.cfg.Log.Info("end a process that nobody waits for", "ctr", h.ID, "pid", h.PID)
-			if err := m.killStray(ctx, c, h); err != nil { // its exit will have it forgotten
+			if err := m.killFamily(ctx, c, h.ID); err != nil { // its exit will have it forgotten
 				m.cfg.Log.Warn("end a stray process", "ctr", h.ID, "err", err)
 			}
 		}
@@ -298,19 +298,20 @@ func (m *Manager) wanted(id string) bool {
 	return known || unread && (m.recordKept(m.podFiles.path(id)) || m.recordKept(m.ctrFiles.path(id)))
 }
 
-// killStray kills a process with what it started, as an exec has that was running when the last daemon died.
-func (m *Manager) killStray(ctx context.Context, c *client, h api.Process) error {
+// killFamily kills a process with what it has started: one that nobody waits for, as an exec that was running when the last
+// daemon died, or one whose launch was given up, which may still be the init.
+func (m *Manager) killFamily(ctx context.Context, c *client, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	_, pidfd, err := c.call(ctx, &api.Request{Op: api.OpPidfd, ID: h.ID})
+	r, pidfd, err := c.call(ctx, &api.Request{Op: api.OpPidfd, ID: id})
 	if pidfd != nil {
-		err = sys.KillFamily(pidfd, h.PID)
+		err = sys.KillFamily(pidfd, r.PID)
 		pidfd.Close()
 	}
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return errors.Join(err, m.signal(ctx, c, h.ID))
+	if errors.Is(err, ErrNotFound) {
+		err = nil
 	}
-	return nil
+	return errors.Join(err, m.signal(ctx, c, id)) // which calls off a launch that the supervisor has not come to
 }
 
 // signal kills a process by its ID; nil when there is none.

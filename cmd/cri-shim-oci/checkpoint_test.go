@@ -142,7 +142,7 @@ func TestCheckpointWithout(t *testing.T) {
 		t.Errorf("--lazy-pages: %+v; want unsupported", r)
 	}
 	if _, err := exec.LookPath("false"); err != nil {
-		t.Skip("needs false")
+		t.Skip("needs the program false, of coreutils")
 	}
 	if r := b.run("--criu", "false", "checkpoint", "--image-path", t.TempDir(), "one"); !strings.Contains(r.errs, "need a working") {
 		t.Errorf("with a program that is not criu: %+v; want an error that says so", r)

@@ -100,7 +100,7 @@ func restoreProcess(ctx context.Context, bundle, pidFile, console string) error 
 	}
 	var sent error
 	if console != "" {
-		o.Terminal = func(master *os.File) { sent = sendMaster(console, master) }
+		o.Terminal = func(master *os.File) { sent = sys.SendConsole(console, master) }
 	}
 	var pid int
 	// criu mounts control groups for its own use, which would stay on the node if it were killed.
@@ -112,16 +112,6 @@ func restoreProcess(ctx context.Context, bundle, pidFile, console string) error 
 		return errors.Join(err, r.end())
 	}
 	return atomicfile.Write(pidFile, []byte(strconv.Itoa(pid)), 0o600)
-}
-
-func sendMaster(socket string, master *os.File) error {
-	defer master.Close()
-	to, err := sys.DialStream(socket)
-	if err != nil {
-		return fmt.Errorf("console socket: %w", err)
-	}
-	defer to.Close()
-	return sys.SendFile(to, master)
 }
 
 // restoring is a restore that is under way.

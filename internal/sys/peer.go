@@ -59,6 +59,17 @@ func DialStream(path string) (*os.File, error) {
 	return os.NewFile(uintptr(fd), path), nil
 }
 
+// SendConsole hands the master of a terminal, which it closes, to who listens at a console socket (runc's terminals.md).
+func SendConsole(socket string, master *os.File) error {
+	defer master.Close()
+	to, err := DialStream(socket)
+	if err != nil {
+		return fmt.Errorf("console socket: %w", err)
+	}
+	defer to.Close()
+	return SendFile(to, master)
+}
+
 // SendFile sends a descriptor over a connected unix socket, as the only one of a message; the file stays the caller's.
 func SendFile(to, f *os.File) error {
 	err := retryEINTR(func() error {

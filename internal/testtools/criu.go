@@ -1,9 +1,6 @@
 package testtools
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,30 +27,14 @@ func CRIU(t testing.TB) string {
 // yet. The test is skipped where there is none, and fails where it does not build.
 func Checkpointctl(t testing.TB) string {
 	t.Helper()
-	path, err := checkpointctl()
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("needs checkpointctl: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return built(t, "checkpointctl", checkpointctl)
 }
 
 var checkpointctl = sync.OnceValues(func() (string, error) {
-	root, err := repositoryRoot()
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(root, ".cache", "tools", "checkpointctl")
-	if _, noGo := exec.LookPath("go"); noGo == nil {
+	return tool("checkpointctl", func(root, path string) *exec.Cmd {
 		cmd := exec.Command("go", "build", "-C", filepath.Join(root, "hack", "checkpointctl"), "-trimpath", "-mod=readonly",
 			"-o", path, "github.com/checkpoint-restore/checkpointctl")
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("build checkpointctl: %w\n%s", err, out)
-		}
-	}
-	_, err = os.Stat(path)
-	return path, err
+		return cmd
+	})
 })

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -16,14 +17,7 @@ import (
 // where it does not build.
 func CRIShim(t testing.TB) string {
 	t.Helper()
-	path, err := criShim()
-	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("needs bin/cri-shim: %v", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return built(t, "bin/cri-shim", criShim)
 }
 
 // CRIShimOCI is the path of bin/cri-shim-oci; see CRIShim.
@@ -56,9 +50,21 @@ var criShim = sync.OnceValues(func() (string, error) {
 // test is skipped where there is none, and fails where it does not build.
 func Crictl(t testing.TB) string {
 	t.Helper()
-	path, err := crictl()
+	return built(t, "crictl", crictl)
+}
+
+var crictl = sync.OnceValues(func() (string, error) {
+	return tool("crictl", func(root, _ string) *exec.Cmd {
+		return exec.Command(filepath.Join(root, "hack", "tools", "build.sh"), "crictl")
+	})
+})
+
+// built is the path of a program, which build makes where it can.
+func built(t testing.TB, name string, build func() (string, error)) string {
+	t.Helper()
+	path, err := build()
 	if errors.Is(err, fs.ErrNotExist) {
-		t.Skipf("needs crictl: %v", err)
+		t.Skipf("needs %s: %v", name, err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -66,17 +72,19 @@ func Crictl(t testing.TB) string {
 	return path
 }
 
-var crictl = sync.OnceValues(func() (string, error) {
+// tool is the path of a tool below .cache/tools, made by the command of the repository where there is Go.
+func tool(name string, command func(root, path string) *exec.Cmd) (string, error) {
 	root, err := repositoryRoot()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(root, ".cache", "tools", "crictl")
+	path := filepath.Join(root, ".cache", "tools", name)
 	if _, noGo := exec.LookPath("go"); noGo == nil {
-		if out, err := exec.Command(filepath.Join(root, "hack", "tools", "build.sh"), "crictl").CombinedOutput(); err != nil {
-			return "", fmt.Errorf("hack/tools/build.sh crictl: %w\n%s", err, out)
+		cmd := command(root, path)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, out)
 		}
 	}
 	_, err = os.Stat(path)
 	return path, err
-})
+}

@@ -102,7 +102,7 @@ func (c *Container) restore(ctx context.Context, tool *criu.Tool, o *CreateOptio
 	terminal := o.Terminal
 	if o.ConsoleSocket != "" {
 		terminal = func(master *os.File) {
-			if err := sendTerminal(o.ConsoleSocket, master); err != nil {
+			if err := sys.SendConsole(o.ConsoleSocket, master); err != nil {
 				c.rt.Warn(err)
 			}
 		}
@@ -126,14 +126,4 @@ func (c *Container) restore(ctx context.Context, tool *criu.Tool, o *CreateOptio
 		return nil, err
 	}
 	return &Child{PID: pid, Pidfd: pidfd}, WritePIDFile(o.PIDFile, pid)
-}
-
-func sendTerminal(socket string, master *os.File) error {
-	defer master.Close()
-	to, err := sys.DialStream(socket)
-	if err != nil {
-		return fmt.Errorf("console socket: %w", err)
-	}
-	defer to.Close()
-	return sys.SendFile(to, master)
 }

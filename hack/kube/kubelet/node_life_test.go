@@ -73,52 +73,73 @@ func TestStatsSummary(t *testing.T) {
 	}))
 	p.ready(t)
 	machine.eventually(t, "the summary has the pod's use of everything", func() error {
-		text, err := get(secure + "/stats/summary")
+		s, err := p.statistics()
 		if err != nil {
 			return err
 		}
-		var summary struct {
-			Pods []struct {
-				PodRef     struct{ Name string }
-				Network    *struct{ RxBytes *uint64 }
-				CPU        *struct{ UsageNanoCores, UsageCoreNanoSeconds *uint64 }
-				Memory     *struct{ WorkingSetBytes *uint64 }
-				Containers []struct {
-					Name   string
-					CPU    *struct{ UsageNanoCores, UsageCoreNanoSeconds *uint64 }
-					Memory *struct{ WorkingSetBytes, UsageBytes *uint64 }
-					Rootfs *struct{ UsedBytes *uint64 }
-				}
-				ProcessStats *struct {
-					ProcessCount *uint64 `json:"process_count"`
-				} `json:"process_stats"`
-			}
+		if len(s.Containers) != 1 {
+			return fmt.Errorf("the pod's %s", s)
 		}
-		if err := json.Unmarshal([]byte(text), &summary); err != nil {
-			return err
+		c := s.Containers[0]
+		switch {
+		case !some(c.CPU.UsageNanoCores):
+			return fmt.Errorf("the container's cpu of %s", s)
+		case !some(c.Memory.WorkingSetBytes):
+			return fmt.Errorf("the container's memory of %s", s)
+		case c.Rootfs.UsedBytes == nil || *c.Rootfs.UsedBytes < 3<<20:
+			return fmt.Errorf("the container's rootfs of %s", s)
+		case s.CPU.UsageNanoCores == nil || s.Memory.WorkingSetBytes == nil:
+			return fmt.Errorf("the pod's %s", s)
 		}
-		for _, s := range summary.Pods {
-			if s.PodRef.Name != p.fullName() {
-				continue
-			}
-			if len(s.Containers) != 1 {
-				return fmt.Errorf("containers %+v", s.Containers)
-			}
-			c := s.Containers[0]
-			switch {
-			case c.CPU == nil || c.CPU.UsageNanoCores == nil || *c.CPU.UsageNanoCores == 0:
-				return fmt.Errorf("cpu %+v", c.CPU)
-			case c.Memory == nil || c.Memory.WorkingSetBytes == nil || *c.Memory.WorkingSetBytes == 0:
-				return fmt.Errorf("memory %+v", c.Memory)
-			case c.Rootfs == nil || c.Rootfs.UsedBytes == nil || *c.Rootfs.UsedBytes < 3<<20:
-				return fmt.Errorf("rootfs %+v", c.Rootfs)
-			case s.CPU == nil || s.Memory == nil:
-				return fmt.Errorf("pod cpu %+v memory %+v", s.CPU, s.Memory)
-			}
-			return nil
-		}
-		return fmt.Errorf("no pod %s", p.fullName())
+		return nil
 	})
+}
+
+type cpuStatistics struct{ UsageNanoCores *uint64 }
+
+type memoryStatistics struct{ WorkingSetBytes, UsageBytes, RSSBytes, PageFaults *uint64 }
+
+// podStatistics is what the tests look at of a pod in the kubelet's /stats/summary.
+type podStatistics struct {
+	PodRef     struct{ Name string }
+	Network    struct{ RxBytes *uint64 }
+	CPU        cpuStatistics
+	Memory     memoryStatistics
+	Containers []struct {
+		CPU    cpuStatistics
+		Memory memoryStatistics
+		Rootfs struct{ UsedBytes, InodesUsed *uint64 }
+	}
+	ProcessStats struct {
+		ProcessCount *uint64 `json:"process_count"`
+	} `json:"process_stats"`
+}
+
+func (p *pod) statistics() (*podStatistics, error) {
+	text, err := get(secure + "/stats/summary")
+	if err != nil {
+		return nil, err
+	}
+	var summary struct{ Pods []podStatistics }
+	if err := json.Unmarshal([]byte(text), &summary); err != nil {
+		return nil, err
+	}
+	for _, s := range summary.Pods {
+		if s.PodRef.Name == p.fullName() {
+			return &s, nil
+		}
+	}
+	return nil, fmt.Errorf("no pod %s", p.fullName())
+}
+
+// String is JSON: it has no pointers.
+func (s *podStatistics) String() string {
+	text, _ := json.Marshal(s)
+	return string(text)
+}
+
+func some(all ...*uint64) bool {
+	return !slices.ContainsFunc(all, func(v *uint64) bool { return v == nil || *v == 0 })
 }
 
 // TestStatsFromCRI comes before the parallel tests: a kubelet that asks the runtime for all statistics, and not cAdvisor.
@@ -158,49 +179,19 @@ func TestStatsFromCRI(t *testing.T) {
 		return nil
 	})
 	machine.eventually(t, "the summary has the runtime's statistics", func() error {
-		text, err := get(secure + "/stats/summary")
+		s, err := p.statistics()
 		if err != nil {
 			return err
 		}
-		var summary struct {
-			Pods []struct {
-				PodRef     struct{ Name string }
-				Network    *struct{ RxBytes *uint64 }
-				CPU        *struct{ UsageNanoCores *uint64 }
-				Memory     *struct{ WorkingSetBytes, RSSBytes, PageFaults *uint64 }
-				Containers []struct {
-					CPU    *struct{ UsageNanoCores *uint64 }
-					Memory *struct{ WorkingSetBytes, UsageBytes, RSSBytes *uint64 }
-					Rootfs *struct{ UsedBytes, InodesUsed *uint64 }
-				}
-				ProcessStats *struct {
-					ProcessCount *uint64 `json:"process_count"`
-				} `json:"process_stats"`
-			}
+		if len(s.Containers) != 1 ||
+			!some(s.Network.RxBytes, s.CPU.UsageNanoCores, s.Memory.WorkingSetBytes, s.Memory.RSSBytes, s.Memory.PageFaults, s.ProcessStats.ProcessCount) {
+			return fmt.Errorf("the pod's %s", s)
 		}
-		if err := json.Unmarshal([]byte(text), &summary); err != nil {
-			return err
+		c := s.Containers[0]
+		if !some(c.CPU.UsageNanoCores, c.Memory.WorkingSetBytes, c.Memory.UsageBytes, c.Rootfs.UsedBytes, c.Rootfs.InodesUsed) {
+			return fmt.Errorf("the container's %s", s)
 		}
-		for _, s := range summary.Pods {
-			if s.PodRef.Name != p.fullName() {
-				continue
-			}
-			some := func(all ...*uint64) bool {
-				return !slices.ContainsFunc(all, func(v *uint64) bool { return v == nil || *v == 0 })
-			}
-			switch {
-			case len(s.Containers) != 1 || s.Network == nil || s.CPU == nil || s.Memory == nil || s.ProcessStats == nil:
-				return fmt.Errorf("the pod's %s", text)
-			case !some(s.Network.RxBytes, s.CPU.UsageNanoCores, s.Memory.WorkingSetBytes, s.Memory.RSSBytes, s.Memory.PageFaults, s.ProcessStats.ProcessCount):
-				return fmt.Errorf("the pod's %s", text)
-			}
-			c := s.Containers[0]
-			if c.CPU == nil || c.Memory == nil || c.Rootfs == nil || !some(c.CPU.UsageNanoCores, c.Memory.WorkingSetBytes, c.Memory.UsageBytes, c.Rootfs.UsedBytes, c.Rootfs.InodesUsed) {
-				return fmt.Errorf("the container's %s", text)
-			}
-			return nil
-		}
-		return fmt.Errorf("no pod %s", p.fullName())
+		return nil
 	})
 }
 
