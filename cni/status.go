@@ -10,7 +10,7 @@ import (
 const (
 	statusFresh   = 5 * time.Second        // for as long a plugin's STATUS counts
 	statusWait    = 500 * time.Millisecond // that a caller waits for one
-	statusTimeout = 10 * time.Second       // after which a plugin is killed
+	statusTimeout = 30 * time.Second       // for all plugins of a list, on a node so busy that each takes seconds; then they are killed
 )
 
 // Status is nil when pods can be attached. Else its error matches ErrNotReady and says where

@@ -334,6 +334,7 @@ func testCrictlRuntimeConfig(c *crictlTest) {
 }
 
 func testCrictlInfo(c *crictlTest) {
+	c.node.becomes(c.T, "NetworkReady")
 	var info struct {
 		Status struct {
 			Conditions []struct {

@@ -226,6 +226,6 @@ func TestNoNetworkYet(t *testing.T) {
 	if err := os.Rename(n.path("later"), conf); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "NetworkReady", func() bool { return n.condition(t, "NetworkReady").Status })
+	n.becomes(t, "NetworkReady")
 	n.runPod(t)
 }

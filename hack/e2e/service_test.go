@@ -28,9 +28,8 @@ func TestVersion(t *testing.T) {
 func TestStatus(t *testing.T) {
 	t.Parallel()
 	n := sharedNode(t)
-	for _, want := range []string{"RuntimeReady", "NetworkReady"} {
-		eventually(t, want, func() bool { return n.condition(t, want).Status })
-	}
+	n.becomes(t, "RuntimeReady")
+	n.becomes(t, "NetworkReady")
 	resp, err := n.RuntimeServiceClient.Status(ctx(t), &pb.StatusRequest{Verbose: true})
 	if err != nil {
 		t.Fatal(err)
@@ -42,6 +41,21 @@ func TestStatus(t *testing.T) {
 	if err != nil || config.Linux.CgroupDriver != pb.CgroupDriver_CGROUPFS {
 		t.Errorf("RuntimeConfig() = %v, %v; want CGROUPFS", config, err)
 	}
+}
+
+// becomes waits for a condition; the plugins' first answers may take longer than a call of Status.
+func (n *node) becomes(t *testing.T, name string) {
+	t.Helper()
+	var last *pb.RuntimeCondition
+	defer func() {
+		if !last.GetStatus() {
+			t.Logf("%s: %v", name, last)
+		}
+	}()
+	eventually(t, name, func() bool {
+		last = n.condition(t, name)
+		return last.Status
+	})
 }
 
 // condition is one of the runtime's conditions.
