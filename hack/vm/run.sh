@@ -2,7 +2,8 @@
 # run.sh COMMAND...: boots the guest that build.sh made, runs COMMAND there as root in /mnt/host (the
 # shared folder of this machine, read-write), streams its output and exits with its status. COMMAND is
 # one line for the shell, as with ssh. What the guest writes outside the share is thrown away.
-#   CRI_SHIM_VM_SHARE    folder to share (default: the current one)
+#   CRI_SHIM_VM_SHARE    folder to share (default: the current one); what changes in it here while the guest runs may
+#                        not be seen there
 #   CRI_SHIM_VM_TIMEOUT  seconds for the whole run (default 900)
 #   CRI_SHIM_VM_MEMORY, CRI_SHIM_VM_CPUS   (default 4G, 2)
 #   CRI_SHIM_VM_ACCEL    qemu accelerator (default: emulation, which works in any machine; kvm is faster)
@@ -19,7 +20,7 @@ work=$(mktemp -d)
 console=${CRI_SHIM_VM_CONSOLE:-$work/console}
 
 if [ $# -eq 0 ]; then
-  sed -n '2,12s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,13s/^# \{0,1\}//p' "$0" >&2
   exit 2
 fi
 if [ ! -e "$dir/rootfs.ext4" ]; then
@@ -52,7 +53,8 @@ mkfifo "$work/out"
 cat "$work/out" &
 copier=$!
 
-$virtiofsd --socket-path="$work/fs" -o source="$share" -o sandbox=chroot -o cache=auto,xattr \
+# With cache=auto each open throws away what the guest has read of the file, and each start of a program reads it anew.
+$virtiofsd --socket-path="$work/fs" -o source="$share" -o sandbox=chroot -o cache=always,xattr \
   > "$work/virtiofsd" 2>&1 &
 children+=($!)
 for _ in {1..50}; do
