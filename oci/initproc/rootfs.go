@@ -262,7 +262,7 @@ func (s *setup) moveRoot() error {
 		return wrap("open", "mountinfo", err)
 	}
 	defer unix.Close(fd)
-	data, err := readAll(fd)
+	data, err := readAll(fd, make([]byte, 16<<10))
 	if err != nil {
 		return wrap("read", "mountinfo", err)
 	}

@@ -85,6 +85,9 @@ func (s *setup) serve() error {
 		return wrap("setitimer", "", errno)
 	}
 	prove()
+	if err := rehearse(); err != nil {
+		return err
+	}
 	if err := dropProgram(); err != nil {
 		return err
 	}
@@ -244,6 +247,42 @@ func prove() {
 
 var proof []byte
 
+// rehearse does what every fork does at first, so that it finds memory of each size at hand: what it has to ask of the heap
+// would cost it a dozen pages of the Go runtime's own.
+func rehearse() error {
+	var (
+		number int32
+		word   uint32
+		some   = []string{"some/path", "a=b", "another"}
+	)
+	m := initmsg.Message{
+		CgroupTasks: some, Join: make([]initmsg.Namespace, 4), Sysctls: make([]initmsg.Sysctl, 2), Root: new(initmsg.Root),
+		Mounts: make([]initmsg.Mount, 24), Devices: make([]initmsg.Device, 6), Symlinks: make([]initmsg.Symlink, 6),
+		Masked: some, Readonly: some,
+		Process: initmsg.Process{
+			Args: some, Env: some, Groups: []uint32{0}, Umask: &word, Caps: new(initmsg.Capabilities),
+			OOMScoreAdj: &number, Rlimits: make([]initmsg.Rlimit, 1),
+		},
+	}
+	data, err := initmsg.Encode(&m)
+	if err != nil {
+		return err
+	}
+	if _, err := new(initmsg.Space).Decode(data); err != nil {
+		return err
+	}
+	for _, err := range []error{text(""), wrap("a", "b", unix.ENOENT), needs("5.2", unix.ENOSYS), notFound{}} {
+		proof = initmsg.EncodeReport(&initmsg.Report{Errno: errnoOf(err), Text: err.Error()})
+	}
+	for n := 8; n <= 512; n += 8 {
+		proof = make([]byte, n)
+		pointers = make([]*byte, n/8)
+	}
+	return nil
+}
+
+var pointers []*byte
+
 // dropProgram lets go of the pages of the program that the start has touched, and the server mostly does not: they stay
 // in the file, whence forks take theirs anyway (mmap'd files are not copied by fork(2)).
 func dropProgram() error {
@@ -252,7 +291,7 @@ func dropProgram() error {
 		return wrap("open", "maps", err)
 	}
 	defer unix.Close(fd)
-	maps, err := readAll(fd)
+	maps, err := readAll(fd, make([]byte, 16<<10))
 	if err != nil {
 		return wrap("read", "maps", err)
 	}
