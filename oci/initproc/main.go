@@ -40,6 +40,8 @@ type setup struct {
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
 
+	fresh         freshDir  // see mountInFresh
+	nodes         nodeDir   // see nodeParent
 	readonlyAtEnd []int     // mounts, see Mount.ReadonlyAtEnd
 	server        *server   // of a fork of it, else nil
 	last          *lastStep // see Message.PIDFile, else nil
@@ -68,7 +70,10 @@ func Main() {
 }
 
 func newSetup(of *server) *setup {
-	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	s := &setup{
+		sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of,
+		fresh: freshDir{fd: -1}, nodes: nodeDir{fd: -1},
+	}
 	if of != nil {
 		s.proc = of.proc
 	}

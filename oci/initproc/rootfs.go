@@ -31,6 +31,7 @@ func (s *setup) rootfs() error {
 			return wrap("mount", m.Mounts[i].Target, err)
 		}
 	}
+	s.setFresh("", -1)
 	if err := s.finishMounts(); err != nil {
 		return err
 	}
@@ -46,6 +47,7 @@ func (s *setup) rootfs() error {
 			return wrap("make symlink", l.Path, err)
 		}
 	}
+	s.closeNodes()
 	if m.Process.Terminal {
 		s.stage = "terminal"
 		// The container's own devpts is mounted by now, and nothing of the
