@@ -68,6 +68,31 @@ func (h *hierarchy) has(controller string) bool { return slices.Contains(h.contr
 // file is the absolute path of a file of the group rel.
 func (h *hierarchy) file(rel, name string) string { return h.mount + "/" + rel + "/" + name }
 
+// groupDir is where the files of a group are found: below the directory at, with a prefix to their names.
+type groupDir struct {
+	at     sys.DirFD
+	prefix string
+	opened bool
+}
+
+// group is the directory of the group rel for so many files: it is opened where that is cheaper than the way to each.
+func (h *hierarchy) group(rel string, files int) (groupDir, error) {
+	if files < 2 {
+		return groupDir{at: h.root, prefix: rel + "/"}, nil
+	}
+	dir, err := h.root.Dir(rel)
+	if err != nil {
+		return groupDir{}, fmt.Errorf("open %s/%s: %w", h.mount, rel, err)
+	}
+	return groupDir{at: dir, opened: true}, nil
+}
+
+func (d groupDir) close() {
+	if d.opened {
+		d.at.Close()
+	}
+}
+
 // Mode says which kind the machine has.
 func (h *Host) Mode() Mode { return h.mode }
 
@@ -120,6 +145,7 @@ type Group struct {
 	path string // absolute and clean: "/a/b"
 	rel  string // path without the leading slash
 	unit string // of systemd, "" without
+	made bool   // by Create, so it is in every hierarchy
 
 	parked *sys.Parked // see Release; nil but in a new scope
 }
@@ -169,6 +195,9 @@ func (h *Host) Remove(ctx context.Context, name string) error {
 	g, err := h.Named(name)
 	if err != nil {
 		return err
+	}
+	if g.unit == "" && g.removeEmpty() {
+		return nil
 	}
 	if err := g.Kill(ctx); err != nil {
 		return err
