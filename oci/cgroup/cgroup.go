@@ -110,6 +110,21 @@ func (h *Host) Controllers() []string {
 	return all
 }
 
+// Mounted is a hierarchy of cgroup v1 and where it is found. Controllers has "name=systemd" for one without any.
+type Mounted struct {
+	Path        string
+	Controllers []string
+}
+
+// Mounts are the hierarchies in which groups are made.
+func (h *Host) Mounts() []Mounted {
+	out := make([]Mounted, len(h.hierarchies))
+	for i, hi := range h.hierarchies {
+		out[i] = Mounted{hi.mount, hi.controllers}
+	}
+	return out
+}
+
 // SwapAccounting reports whether a memory+swap limit can be set. It depends on the kernel's configuration and its boot
 // parameter swapaccount; on v2, whose root has no limits to look at, on those two alone.
 func (h *Host) SwapAccounting() bool {

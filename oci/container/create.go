@@ -208,9 +208,7 @@ func (l *launch) prepare() error {
 		Bundle: l.c.Bundle, Staging: l.c.dir, NoPivot: l.o.NoPivot, HostMounts: true, ExtraFiles: l.o.ExtraFiles,
 		Seccomp: oci.CompileSeccomp, ID: l.c.ID,
 	}
-	if opt.Cgroups, err = oci.DetectCgroupMounts(groups); err != nil {
-		return err
-	}
+	opt.Cgroups = oci.MountsOf(groups)
 	if opt.Cgroups.Group, err = cgroup.Resolve(l.c.CgroupPath); err != nil {
 		return err
 	}
