@@ -379,6 +379,18 @@ func TestReferrers(t *testing.T) {
 			repeat(2*maxReferrers, func(i int) { s.attach(f.id, fmt.Appendf(nil, "%d", i), other) })
 			s.attach(f.id, good, nil)
 		}, ""},
+		"after bare attestations": {func(s *shelf) {
+			repeat(2*maxReferrers, func(i int) {
+				s.attach(f.id, fmt.Appendf(nil, "%d", i), func(m *ocispec.Manifest, d *ocispec.Descriptor) { other(m, d); bare(m, d) })
+			})
+			s.attach(f.id, good, bare)
+		}, ""},
+		"too many to look at": {func(s *shelf) {
+			repeat(maxLooks, func(i int) {
+				s.attach(f.id, fmt.Appendf(nil, "%d", i), func(m *ocispec.Manifest, d *ocispec.Descriptor) { other(m, d); bare(m, d) })
+			})
+			s.attach(f.id, good, bare)
+		}, "more than 128 that may be signatures"},
 		"none":         {func(s *shelf) {}, "A signature was required, but no signature exists"},
 		"attestations": {func(s *shelf) { s.attach(f.id, good, other) }, "no signature exists"},
 		"attestation in truth": {func(s *shelf) {
@@ -389,7 +401,7 @@ func TestReferrers(t *testing.T) {
 		"too many": {func(s *shelf) {
 			repeat(maxReferrers, func(i int) { s.attach(f.id, fmt.Appendf(nil, "%d", i), nil) })
 			s.attach(f.id, good, nil)
-		}, "more than 32 that may be signatures"},
+		}, "more than 32 signatures"},
 		"of another image": {func(s *shelf) { s.attach(digest.FromString("another"), good, nil) },
 			"listed as one of " + f.id.String() + ", and it is about " + digest.FromString("another").String()},
 		"of nothing": {func(s *shelf) {
@@ -422,7 +434,7 @@ func TestReferrers(t *testing.T) {
 			if v.Allowed != (tc.want == "") || !strings.Contains(v.Reason, tc.want) {
 				t.Errorf("verdict = %v, %.2000s; want %q", v.Allowed, v.Reason, tc.want)
 			}
-			if n := len(s.asked); n > 3+2*maxReferrers {
+			if n := len(s.asked); n > 3+maxLooks+maxReferrers {
 				t.Errorf("%d requests", n)
 			}
 		})
@@ -450,9 +462,9 @@ func TestRoots(t *testing.T) {
 		"no trusted root":  {strings.ReplaceAll(f.trusted, "trusted_root", "bad"), "bad.json: trusted root: unsupported TrustedRoot media type"},
 		"no CA":            {strings.Replace(f.keyless, "fulcio.pem", "rekor1.pub", 1), "rekor1.pub: no certificate (PEM)"},
 		"no CA in it":      {strings.ReplaceAll(f.trusted, "trusted_root", "empty"), "the trusted root has no certificate authority"},
-		"no log in it":     {strings.Replace(f.byKeyLogged, "rekor1.pub", "empty.json", 1), "Rekor key " + f.dir + "/empty.json: the trusted root has no transparency log"},
+		"no log in it":     {strings.Replace(f.byKeyLogged, "rekor1.pub", "empty.json", 1), "key of a log " + f.dir + "/empty.json: the trusted root has no transparency log"},
 		"pki":              {strings.Replace(f.pki, "fulcio.pem", "trusted_root.json", 1), `a trusted root; "pki" takes certificates (PEM)`},
-		"no Rekor key":     {strings.Replace(f.byKeyLogged, "rekor1.pub", "fulcio.pem", 1), "Rekor key " + f.dir + "/fulcio.pem"},
+		"no Rekor key":     {strings.Replace(f.byKeyLogged, "rekor1.pub", "fulcio.pem", 1), "key of a log " + f.dir + "/fulcio.pem"},
 		"nothing but root": {f.trusted, "the policy wants a certificate"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -136,12 +136,12 @@ func (r *sigstoreSigned) roots() (*roots, error) {
 	}
 	for _, g := range cas {
 		if err := t.addCA(g, r); err != nil {
-			return nil, fmt.Errorf("CA %s: %w", g.name, err)
+			return nil, fmt.Errorf("authority %s: %w", g.name, err)
 		}
 	}
 	for _, g := range logs {
 		if err := t.addLog(g); err != nil {
-			return nil, fmt.Errorf("Rekor key %s: %w", g.name, err)
+			return nil, fmt.Errorf("key of a log %s: %w", g.name, err)
 		}
 	}
 	return t, nil

@@ -25,7 +25,8 @@ import (
 const (
 	maxSignatures   = 128
 	maxSignature    = 4 << 20
-	maxReferrers    = 32
+	maxReferrers    = 32  // that are signatures
+	maxLooks        = 128 // at referrers, to see whether they are
 	lookasideWithin = 30 * time.Second
 	defaultLocation = "file:///var/lib/containers/sigstore"
 )
@@ -282,18 +283,26 @@ func fromReferrers(d *daemon, id digest.Digest) (all [][]byte, bundles []attache
 		return nil, nil, err
 	}
 	var errs []error
-	n := 0
+	looks, n := 0, 0
 	for _, r := range refs {
 		if !mayBeSignature(r.ArtifactType, r.Annotations) {
 			continue
 		}
-		if n++; n > maxReferrers {
-			errs = append(errs, fmt.Errorf("more than %d that may be signatures; the others are not looked at", maxReferrers))
+		if looks == maxLooks {
+			errs = append(errs, fmt.Errorf("more than %d that may be signatures; the others are not looked at", maxLooks))
 			break
 		}
+		if n == maxReferrers {
+			errs = append(errs, fmt.Errorf("more than %d signatures; the others are not looked at", maxReferrers))
+			break
+		}
+		looks++
 		files, b, err := referrer(d, r, id)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", r.Digest, err))
+		}
+		if err != nil || b != nil || len(files) > 0 {
+			n++
 		}
 		all = append(all, files...)
 		if b != nil {
