@@ -226,6 +226,12 @@ func TestCgroupMount(t *testing.T) {
 	for options, want := range map[string]string{
 		"ro,nosuid,nodev,noexec": "ro,nosuid,nodev,noexec,relatime", "nosuid,strictatime": "rw,nosuid",
 	} {
+		const pids = "/sys/fs/cgroup/pids"
+		const remount = syscall.MS_REMOUNT | syscall.MS_BIND
+		if err := syscall.Mount("", pids, "", remount|syscall.MS_NODEV|syscall.MS_NOATIME, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Mount("", pids, "", remount, "") })
 		b := ours(t, "cat /proc/self/mountinfo /proc/self/cgroup; echo 0 >/sys/fs/cgroup/pids/tasks && echo entered")
 		b.spec.Mounts = append(slices.DeleteFunc(b.spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" }),
 			specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: strings.Split(options, ",")})
