@@ -3,11 +3,13 @@ package image
 import (
 	"errors"
 	"io"
+	"sync"
 )
 
 // readAhead decouples decompression from hashing, and both from unpacking: each has a CPU where there are that many.
 type readAhead struct {
 	hashed chan chunk
+	bufs   []*[readAheadChunk]byte
 	free   chan []byte
 	stop   chan struct{}
 	cur    chunk
@@ -26,6 +28,9 @@ const (
 	readAheadChunks = 5
 )
 
+// readAheadBufs are used again by the next layer: the daemon's heap is small, and much garbage is collected often.
+var readAheadBufs = sync.Pool{New: func() any { return new([readAheadChunk]byte) }}
+
 // newReadAhead gives what r gives, to hash first. hash has all of it after close.
 func newReadAhead(r io.Reader, hash io.Writer) *readAhead {
 	a := &readAhead{
@@ -33,7 +38,9 @@ func newReadAhead(r io.Reader, hash io.Writer) *readAhead {
 		stop: make(chan struct{}), filled: make(chan struct{}), done: make(chan struct{}),
 	}
 	for range readAheadChunks {
-		a.free <- make([]byte, readAheadChunk)
+		b := readAheadBufs.Get().(*[readAheadChunk]byte)
+		a.bufs = append(a.bufs, b)
+		a.free <- b[:]
 	}
 	full := make(chan chunk, readAheadChunks)
 	go a.fill(r, full)
@@ -92,9 +99,13 @@ func (a *readAhead) Read(p []byte) (int, error) {
 }
 
 // close waits until the source is no longer read and the hash no longer written. Whoever makes the source's reads end
-// comes first.
+// comes first. Nothing is read any more after it.
 func (a *readAhead) close() {
 	close(a.stop)
 	<-a.filled
 	<-a.done
+	for _, b := range a.bufs {
+		readAheadBufs.Put(b)
+	}
+	a.bufs = nil
 }

@@ -15,6 +15,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -65,7 +66,10 @@ const (
 	maxCachedDirs  = 64
 )
 
-var zeros [copyBuffer]byte
+var (
+	zeros       [copyBuffer]byte
+	copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+)
 
 type times struct{ access, mod time.Time }
 
@@ -101,9 +105,11 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 		return Result{}, fmt.Errorf("unpack layer: frame file: %w", err)
 	}
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
 	x := &extractor{
 		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
-		buf:   make([]byte, copyBuffer),
+		buf:   buf[:],
 		cache: map[string]int{}, hidden: map[string]struct{}{}, marks: map[string]bool{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
 	}
