@@ -31,7 +31,7 @@ const projects = 1 << 20
 // errors.ErrUnsupported and says why where the file system has no project quotas.
 func OpenQuota(dirs ...string) (_ *Quota, err error) {
 	for _, d := range dirs {
-		if err := os.MkdirAll(d, 0o711); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
 	}
