@@ -48,9 +48,9 @@ func nobodyGetsAt(t *testing.T, n *node, asNobody func(...string) string) {
 	}
 	p := n.runPod(t)
 	c := p.sleeping(t)
-	c.exec(t, "cp /bin/busybox /root-shell && chmod 4755 /root-shell && echo secret >/dev/shm/x")
+	c.exec(t, "cp /bin/busybox /root-shell && chmod 4755 /root-shell && echo secret >/dev/shm/shm-secret")
 	var found []string
-	for _, pattern := range []string{"root-shell", "busybox", "config.json", "*.sock"} {
+	for _, pattern := range []string{"root-shell", "busybox", "config.json", "*.sock", "shm-secret", "hosts", "resolv.conf"} {
 		filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
 			if ok, _ := filepath.Match(pattern, filepath.Base(path)); err == nil && ok {
 				found = append(found, path)
@@ -58,8 +58,10 @@ func nobodyGetsAt(t *testing.T, n *node, asNobody func(...string) string) {
 			return nil
 		})
 	}
-	if !strings.Contains(strings.Join(found, " "), "root-shell") {
-		t.Fatalf("the container's program is not among %q; the test looks in the wrong place", found)
+	for _, name := range []string{"root-shell", "shm-secret"} {
+		if !strings.Contains(strings.Join(found, " "), name) {
+			t.Fatalf("the container's %s is not among %q; the test looks in the wrong place", name, found)
+		}
 	}
 	// Searching, reading, executing and connecting, as nobody.
 	for _, path := range found {
