@@ -88,7 +88,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		platform = o.Platform
 	}
 	src := fetcher{source: &blobSource{blobs, filepath.Base(tmp)}, stall: s.cfg.ProgressTimeout}
-	todo, err := importList(ctx, src, top, *platform, o.Repository)
+	todo, attached, err := importList(ctx, src, top, *platform, o.Repository)
 	if err != nil {
 		return nil, err
 	}
@@ -97,7 +97,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		if err := t.addDigest(o); err != nil {
 			return imgs, err
 		}
-		img, err := s.installImported(ctx, src, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
+		img, err := s.installImported(ctx, src, attached, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
 		if err != nil {
 			return imgs, fmt.Errorf("image %s %v: %w", t.desc.Digest, t.names, err)
 		}
@@ -106,13 +106,15 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	return imgs, nil
 }
 
-// installImported is install for an image whose signatures, if it needs any, are in the registry that its name says.
-func (s *Store) installImported(ctx context.Context, src fetcher, in installation) (*Image, error) {
+// installImported is install for an image whose signatures, if it needs any, are in the archive or in the registry that
+// its name says.
+func (s *Store) installImported(ctx context.Context, src fetcher, attached referrers, in installation) (*Image, error) {
 	p, err := s.piecesOf(in.asked(), &src)
 	if err != nil {
 		return nil, err
 	}
 	defer p.close()
+	p.attached = attached
 	in.pieces = p
 	return s.install(ctx, src, in)
 }
@@ -152,22 +154,26 @@ func (t *toImport) addDigest(o ImportOptions) error {
 }
 
 // importList reads the archive's index: what to import, under which names. Entries of one name are the platforms of
-// one image; those without a name are an image each.
-func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, repository string) ([]toImport, error) {
+// one image; those without a name are an image each, but for what refers to another: that is listed by itself.
+func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, repository string) ([]toImport, referrers, error) {
 	raw, err := readBlob(ctx, src, top, maxManifestSize)
 	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
+		return nil, nil, fmt.Errorf("index: %w", err)
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(raw, &idx); err != nil {
-		return nil, fmt.Errorf("index: %w: %w", ErrInvalid, err)
+		return nil, nil, fmt.Errorf("index: %w: %w", ErrInvalid, err)
 	}
 	var order []string
 	byName := map[string][]ocispec.Descriptor{}
+	attached := referrers{}
 	for _, d := range idx.Manifests {
+		if attached.take(ctx, src, d) {
+			continue
+		}
 		n, err := importName(d, repository)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if byName[n] == nil {
 			order = append(order, n)
@@ -179,7 +185,7 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 		if n != "" {
 			d, err := choose(byName[n], p)
 			if err != nil {
-				return nil, fmt.Errorf("image %s: %w", n, err)
+				return nil, nil, fmt.Errorf("image %s: %w", n, err)
 			}
 			todo = append(todo, toImport{d, []string{n}})
 			continue
@@ -191,9 +197,9 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 		}
 	}
 	if len(todo) == 0 {
-		return nil, fmt.Errorf("no image for %s among %d: %w", platforms.FormatAll(p), len(idx.Manifests), ErrPlatform)
+		return nil, nil, fmt.Errorf("no image for %s among %d: %w", platforms.FormatAll(p), len(idx.Manifests), ErrPlatform)
 	}
-	return todo, checkAll(todo)
+	return todo, attached, checkAll(todo)
 }
 
 func checkAll(todo []toImport) error {
