@@ -321,6 +321,11 @@ func TestFoldersOfOthers(t *testing.T) {
 	} {
 		for _, which := range []string{"root", "state"} {
 			dirs := map[string]string{"root": t.TempDir(), "state": t.TempDir()}
+			for _, dir := range dirs { // whatever the umask
+				if err := os.Chmod(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if err := change(dirs[which]); errors.Is(err, fs.ErrPermission) {
 				t.Logf("needs root to give a folder away")
 				continue
