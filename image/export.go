@@ -47,6 +47,9 @@ func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, _ Export
 	var order []*exported
 	byID := map[digest.Digest]*exported{}
 	for _, ref := range refs {
+		if _, err := s.find(ref); err != nil {
+			return err
+		}
 		if err := s.Hold(ref, owner); err != nil {
 			return err
 		}

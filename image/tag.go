@@ -70,8 +70,11 @@ func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 	s.change.Lock()
 	defer s.change.Unlock()
 	id, err := s.find(refOrID)
-	if err != nil {
+	if err != nil && pinned {
 		return fmt.Errorf("pin image: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("unpin image: %w", err)
 	}
 	r := s.record(id).clone()
 	if names := s.pinnedNames(r); !pinned && len(names) > 0 {

@@ -26,7 +26,7 @@ func imageCommand() *cli.Command {
 			Aliases: []string{"list"},
 			Usage:   "list images",
 			Flags:   []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs only"}},
-			Action:  listImages,
+			Action:  noArguments(listImages),
 		}, {
 			Name:      "pull",
 			Usage:     "pull images from their registries and print their IDs",
@@ -70,7 +70,7 @@ func imageCommand() *cli.Command {
 			Name:   "du",
 			Usage:  "tell what takes the image store's disk: by image, shared and alone",
 			Flags:  []cli.Flag{endpointFlag(), jsonFlag()},
-			Action: showDiskUse,
+			Action: noArguments(showDiskUse),
 		}, {
 			Name:  "gc",
 			Usage: "free what nobody needs, and tell what that was",
@@ -78,7 +78,7 @@ func imageCommand() *cli.Command {
 				&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only tell"},
 				&cli.BoolFlag{Name: "unused", Usage: "images, too, that no container has and that are not pinned"},
 				&cli.DurationFlag{Name: "min-age", Usage: "spare what pulls left within this `TIME`, and images pulled within it"}},
-			Action: freeImages,
+			Action: noArguments(freeImages),
 		}, {
 			Name:      "verify",
 			Usage:     "compare layers with their digests; all, or those of the images named",
