@@ -310,7 +310,9 @@ func rehearse() {
 	}
 	for n := 8; n <= 512; n += 8 {
 		proof = make([]byte, n)
-		pointers = make([]*byte, n/8)
+		if pointers = make([]*byte, n/8); len(pointers) != len(proof)/8 {
+			syscall.Exit(1)
+		}
 	}
 }
 
