@@ -87,7 +87,7 @@ lint: ## gofmt, go vet, staticcheck, shell syntax
 	hack/lint.sh
 
 mutants: ## take protections out one by one and see their tests fail (needs root; ONLY=CVE-2024-21626)
-	$(GO) run ./hack/mutants $(ONLY)
+	$(GO) run ./hack/mutants $(if $(ONLY),"$(ONLY)")
 
 fuzz: ## run every fuzz target for FUZZTIME (20s)
 	FUZZTIME=$(FUZZTIME) hack/fuzz.sh
