@@ -30,8 +30,9 @@ type ExportOptions struct{}
 //
 // Compressed blobs are not kept, so layers come out uncompressed: put together again from their files and the frame
 // of their tar stream, byte by byte, under their diff IDs. The configuration, and with it the image ID, is the
-// original; the manifest is a new one, so digest references are not exported. After an error what was written is no
-// archive; a layer that does not give its diff ID again matches ErrDigest.
+// original; the manifest is a new one, so digest references are not exported. An artifact is exported as it came, with
+// the same digests. After an error what was written is no archive; a layer that does not give its diff ID again matches
+// ErrDigest.
 func (s *Store) Export(ctx context.Context, w io.Writer, refs []string, _ ExportOptions) (err error) {
 	defer func() {
 		if err != nil {
@@ -111,11 +112,18 @@ func (e *exporter) write(all []*exported) error {
 	for _, x := range all {
 		slices.Sort(x.tags)
 		x.tags = slices.Compact(x.tags)
-		desc, dm, err := e.image(x)
+		var desc ocispec.Descriptor
+		var err error
+		if x.r.Kind == kindArtifact {
+			desc, err = e.artifact(x.r)
+		} else {
+			var dm dockerManifest
+			desc, dm, err = e.image(x)
+			docker = append(docker, dm)
+		}
 		if err != nil {
 			return fmt.Errorf("image %s: %w", x.r.ID, err)
 		}
-		docker = append(docker, dm)
 		if len(x.tags) == 0 {
 			index.Manifests = append(index.Manifests, desc)
 		}
@@ -128,8 +136,10 @@ func (e *exporter) write(all []*exported) error {
 	if err := e.file(ocispec.ImageIndexFile, mustMarshal(index)); err != nil {
 		return err
 	}
-	if err := e.file("manifest.json", mustMarshal(docker)); err != nil {
-		return err
+	if len(docker) > 0 { // it knows no artifacts
+		if err := e.file("manifest.json", mustMarshal(docker)); err != nil {
+			return err
+		}
 	}
 	return e.tw.Close()
 }
@@ -153,12 +163,12 @@ func (e *exporter) image(x *exported) (ocispec.Descriptor, dockerManifest, error
 		Layers: []ocispec.Descriptor{},
 	}
 	dm := dockerManifest{Config: blobName(r.ID), RepoTags: x.tags, Layers: []string{}}
-	for _, id := range r.diffIDs() {
+	for _, id := range r.layerIDs() {
 		info := e.s.layers.get(id)
 		if info == nil {
 			return m.Config, dm, fmt.Errorf("layer %s: %w", id, ErrNotFound)
 		}
-		if err := e.layer(id, info); err != nil {
+		if err := e.layer(id, id, info); err != nil {
 			return m.Config, dm, fmt.Errorf("layer %s: %w", id, err)
 		}
 		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: id, Size: info.TarSize})
@@ -195,28 +205,86 @@ func (e *exporter) header(name string, size int64) error {
 	return e.tw.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644, Size: size})
 }
 
-// layer puts a layer's tar stream together and checks that it is what it was.
-func (e *exporter) layer(id digest.Digest, info *layerInfo) error {
-	if e.written[id] {
+// artifact writes the manifest as it came, and the blobs that it names.
+func (e *exporter) artifact(r *record) (ocispec.Descriptor, error) {
+	desc := ocispec.Descriptor{MediaType: r.Manifest.MediaType, Digest: r.ID, Size: int64(len(r.ManifestRaw)), ArtifactType: r.artifactType, Platform: r.Manifest.Platform}
+	config, m, err := parseManifest(r.ManifestRaw, r.Manifest.MediaType, ocispec.Platform{})
+	if err != nil {
+		return desc, err
+	}
+	for _, l := range m.layers {
+		if isNothing(l) {
+			if err := e.blob(l.Digest, ocispec.DescriptorEmptyJSON.Data); err != nil {
+				return desc, err
+			}
+		}
+	}
+	for i := range r.parts {
+		if err := e.part(&r.parts[i]); err != nil {
+			return desc, fmt.Errorf("layer %s: %w", r.parts[i].desc.Digest, err)
+		}
+	}
+	return desc, errors.Join(e.blob(config.Digest, r.ConfigRaw), e.blob(r.ID, r.ManifestRaw))
+}
+
+// part writes a blob of an artifact.
+func (e *exporter) part(p *part) error {
+	info := e.s.layers.get(p.id)
+	if info == nil {
+		return ErrNotFound
+	}
+	name := "file"
+	switch {
+	case info.Part.Kept:
+		name = "blob"
+	case !info.file():
+		return e.layer(p.id, p.desc.Digest, info)
+	}
+	if e.written[p.desc.Digest] {
 		return nil
 	}
-	e.written[id] = true
+	e.written[p.desc.Digest] = true
+	f, err := os.Open(filepath.Join(e.s.layerDir(p.id), name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := e.header(blobName(p.desc.Digest), p.desc.Size); err != nil {
+		return err
+	}
+	d := p.desc.Digest.Algorithm().Digester()
+	n, err := io.Copy(io.MultiWriter(e.tw, d.Hash()), contextReader{e.ctx, f})
+	if errors.Is(err, tar.ErrWriteTooLong) {
+		return errors.Join(ErrDigest, err)
+	}
+	if got := d.Digest(); err == nil && (n != p.desc.Size || got != p.desc.Digest) {
+		err = fmt.Errorf("%d bytes with digest %s: %w", n, got, ErrDigest)
+	}
+	return err
+}
+
+// layer puts a layer's tar stream together, as the blob want, and checks that it is what it was.
+func (e *exporter) layer(id, want digest.Digest, info *layerInfo) error {
+	if e.written[want] {
+		return nil
+	}
+	e.written[want] = true
 	l, err := e.s.openLayer(id)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	if err := e.header(blobName(id), info.TarSize); err != nil {
+	if err := e.header(blobName(want), info.TarSize); err != nil {
 		return err
 	}
-	d := id.Algorithm().Digester()
+	d := want.Algorithm().Digester()
 	if err := layer.Reassemble(e.ctx, io.MultiWriter(e.tw, d.Hash()), l.frame, l.root, l.replaced); err != nil {
 		if errors.Is(err, tar.ErrWriteTooLong) || errors.Is(err, layer.ErrInvalid) {
 			return errors.Join(ErrDigest, err)
 		}
 		return err
 	}
-	if got := d.Digest(); got != id {
+	if got := d.Digest(); got != want {
 		return fmt.Errorf("put together again it has digest %s: %w", got, ErrDigest)
 	}
 	return nil

@@ -107,7 +107,7 @@ func (s *Store) planImages(o FreeOptions, limit time.Time) (going []*record, nee
 		v := s.views[id]
 		unused := o.Unused && v != nil && !v.Pinned && !r.PulledAt.After(limit)
 		goes := !s.held(id) && (r.Removed || unused)
-		for _, l := range r.diffIDs() {
+		for _, l := range r.layerIDs() {
 			if goes {
 				orphans[l] = true
 			} else {
@@ -205,7 +205,7 @@ func (s *Store) imageUse(u *DiskUse) {
 	defer s.mu.RUnlock()
 	owners := map[digest.Digest]int{}
 	for _, r := range s.images {
-		for _, id := range distinct(r.diffIDs()) {
+		for _, id := range distinct(r.layerIDs()) {
 			owners[id]++
 		}
 	}
@@ -227,7 +227,7 @@ func (s *Store) imageUse(u *DiskUse) {
 		for _, n := range r.Names {
 			i.Names = append(i.Names, n.Ref)
 		}
-		for _, l := range distinct(r.diffIDs()) {
+		for _, l := range distinct(r.layerIDs()) {
 			if e := s.layers.m[l]; e != nil && e.info != nil {
 				i.Size += e.info.Size
 				if owners[l] == 1 {

@@ -38,15 +38,19 @@ type source interface {
 	registry() string
 }
 
-// manifest is one platform's image, verified down to its configuration.
+// manifest is one platform's image, or an artifact, verified down to its configuration.
 type manifest struct {
-	desc      ocispec.Descriptor
-	raw       []byte
-	configID  digest.Digest
-	configRaw []byte
-	config    ocispec.Image
-	layers    []ocispec.Descriptor // as many as config has diff IDs
-	keys      []*layerKey          // of the layers; nil for those that are not encrypted
+	desc         ocispec.Descriptor
+	raw          []byte
+	id           digest.Digest // of the image: that of its configuration; of an artifact: that of its manifest
+	configRaw    []byte
+	config       ocispec.Image
+	artifact     bool
+	artifactType string
+	layers       []ocispec.Descriptor
+	ids          []digest.Digest // what the store has the layers under: the diff IDs; see partID for an artifact's
+	parts        []part          // of an artifact: its layers
+	keys         []*layerKey     // of the layers; nil for those that are not encrypted
 }
 
 // readManifest follows indexes from desc to the manifest for the platform and reads its configuration.
@@ -75,15 +79,20 @@ func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Desc
 	if err != nil {
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
-	if m.config, err = parseConfig(raw); err != nil {
+	m.configRaw = raw
+	m.config, err = parseConfig(raw)
+	if isArtifact(desc, m.config, err) {
+		m.config = ocispec.Image{}
+		if err := readArtifact(m); err != nil {
+			return fmt.Errorf("artifact %s: %w", m.desc.Digest, err)
+		}
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
-	m.configID, m.configRaw = desc.Digest, raw
-	n := len(m.config.RootFS.DiffIDs)
-	if n == 0 && len(m.layers) > 0 && !images.IsConfigType(desc.MediaType) {
-		return fmt.Errorf("config %s: an artifact (%.100q), which has no file system: %w", desc.Digest, desc.MediaType, ErrInvalid)
-	}
-	if n != len(m.layers) {
+	m.id, m.ids = desc.Digest, m.config.RootFS.DiffIDs
+	if n := len(m.ids); n != len(m.layers) {
 		return fmt.Errorf("config %s: %d diff IDs for %d layers: %w", desc.Digest, n, len(m.layers), ErrInvalid)
 	}
 	if m.config.OS != "" && !platforms.Only(platform).Match(platforms.Normalize(m.config.Platform)) {
@@ -99,6 +108,7 @@ func parseManifest(raw []byte, mediaType string, platform ocispec.Platform) (oci
 	var doc struct {
 		SchemaVersion int                  `json:"schemaVersion"`
 		MediaType     string               `json:"mediaType"`
+		ArtifactType  string               `json:"artifactType"`
 		Config        *ocispec.Descriptor  `json:"config"`
 		Layers        []ocispec.Descriptor `json:"layers"`
 		Manifests     []ocispec.Descriptor `json:"manifests"`
@@ -125,7 +135,11 @@ func parseManifest(raw []byte, mediaType string, platform ocispec.Platform) (oci
 		if err := checkLayers(doc.Layers); err != nil {
 			return none, nil, err
 		}
-		return *doc.Config, &manifest{layers: doc.Layers}, checkDescriptor(*doc.Config)
+		m := &manifest{layers: doc.Layers, artifactType: doc.ArtifactType}
+		if m.artifactType == "" { // image-spec, "Guidelines for Artifact Usage"
+			m.artifactType = doc.Config.MediaType
+		}
+		return *doc.Config, m, checkDescriptor(*doc.Config)
 	}
 	return none, nil, fmt.Errorf("media type %.100q is neither an image index nor an image manifest: %w", mediaType, ErrInvalid)
 }
@@ -156,6 +170,7 @@ func checkDescriptor(d ocispec.Descriptor) error {
 // are attestations (platform unknown/unknown) are no images.
 func choose(manifests []ocispec.Descriptor, platform ocispec.Platform) (ocispec.Descriptor, error) {
 	match := platforms.Only(platform)
+	hasPlatforms := slices.ContainsFunc(manifests, func(m ocispec.Descriptor) bool { return m.Platform != nil })
 	var fit []ocispec.Descriptor
 	var have []string
 	for _, m := range manifests {
@@ -163,7 +178,9 @@ func choose(manifests []ocispec.Descriptor, platform ocispec.Platform) (ocispec.
 			continue
 		}
 		if m.Platform == nil {
-			fit = append(fit, m)
+			if m.ArtifactType == "" || !hasPlatforms { // what is said of an image is not the image
+				fit = append(fit, m)
+			}
 			continue
 		}
 		have = append(have, platforms.FormatAll(*m.Platform))

@@ -142,7 +142,7 @@ func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Ima
 			root.Close()
 			return
 		}
-		s.settleLater(root, m.configID, landing)
+		s.settleLater(root, m.id, landing)
 	}()
 	in.progress.enter(stageLayers)
 	src.progress = in.progress
@@ -170,13 +170,13 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 	var used []digest.Digest
 	missing := s.expect(src.progress, m)
 	g, gctx := errgroup.WithContext(ctx)
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		g.Go(func() error {
 			made := false
 			info, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
 				made = true
 				defer src.progress.built(time.Now())
-				return s.buildLayer(ctx, src, m.layers[i], id, m.keys[i])
+				return s.buildLayer(ctx, src, m.job(i))
 			})
 			if err != nil {
 				return err
@@ -211,7 +211,7 @@ func (s *Store) expect(p *progress, m *manifest) map[int]bool {
 	missing := map[int]bool{}
 	seen := map[digest.Digest]bool{}
 	var bytes int64
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		if !seen[id] && s.layers.get(id) == nil {
 			missing[i] = true
 			bytes += m.layers[i].Size
@@ -225,7 +225,7 @@ func (s *Store) expect(p *progress, m *manifest) map[int]bool {
 // checkSpace refuses what cannot fit even if nothing was compressed, before it fills the disk.
 func (s *Store) checkSpace(m *manifest) error {
 	var need uint64
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		if s.layers.get(id) == nil {
 			need += uint64(m.layers[i].Size)
 		}
@@ -242,20 +242,27 @@ func (s *Store) checkSpace(m *manifest) error {
 func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
 	staged, err := s.stage(ctx, m)
 	if err != nil {
-		return nil, nil, fmt.Errorf("commit image %s: %w", m.configID, err)
+		return nil, nil, fmt.Errorf("commit image %s: %w", m.id, err)
 	}
 	defer staged.drop()
 	s.change.Lock()
 	defer s.change.Unlock()
 	now := time.Now().UTC()
-	old := s.record(m.configID)
+	old := s.record(m.id)
 	var r *record
 	if old != nil {
+		// What is an image's configuration can be made to be an artifact's manifest as well.
+		if (old.Kind == kindArtifact) != m.artifact {
+			return nil, nil, fmt.Errorf("commit image %s: it is both an image and an artifact: %w", m.id, ErrInvalid)
+		}
 		r = old.clone()
 		r.Removed = false
 	} else {
-		r = &record{Version: recordVersion, ID: m.configID, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs,
-			Boot: s.boot, landing: new(int)}
+		r = &record{Version: recordVersion, ID: m.id, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs, Files: staged.files,
+			Boot: s.boot, landing: new(int), ids: m.ids, parts: m.parts}
+		if m.artifact {
+			r.Kind, r.artifactType = kindArtifact, m.artifactType
+		}
 	}
 	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
 	r.Pinned = r.Pinned || in.pin
@@ -283,8 +290,8 @@ func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Imag
 
 // staged is an image directory that is not in place yet.
 type staged struct {
-	dir   string
-	attrs bool
+	dir          string
+	attrs, files bool
 }
 
 func (s *staged) drop() {
@@ -295,15 +302,17 @@ func (s *staged) drop() {
 
 // stage prepares the directory of an image. No lock is held: this can take as long as the disk is slow.
 func (s *Store) stage(ctx context.Context, m *manifest) (st *staged, err error) {
-	ids := m.config.RootFS.DiffIDs
-	if s.record(m.configID) != nil {
+	if s.record(m.id) != nil {
 		return &staged{}, nil
 	}
 	st = &staged{}
 	if st.dir, err = os.MkdirTemp(s.path("ingest"), "image-"); err != nil {
 		return nil, err
 	}
-	if st.attrs, err = s.writeAttrs(ctx, st.dir, ids); err != nil {
+	if st.attrs, err = s.writeAttrs(ctx, st.dir, s.trees(m.ids)); err == nil {
+		st.files, err = s.linkFiles(st.dir, m.parts)
+	}
+	if err != nil {
 		st.drop()
 		return nil, err
 	}

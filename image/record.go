@@ -16,20 +16,22 @@ import (
 
 // Image is what the store has of an image. It is shared and must not be changed.
 type Image struct {
-	ID             string   // digest of the configuration: "sha256:…"
+	ID             string   // digest of the configuration, or of an artifact's manifest: "sha256:…"
 	RepoTags       []string // normalised, sorted
 	RepoDigests    []string // normalised, sorted; the digest is the one that the registry resolved, which may be an index's
 	Size           int64    // bytes of its layers on disk, whether shared or not
 	Config         ocispec.Image
 	ManifestDigest digest.Digest
-	Layers         []digest.Digest // diff IDs, bottom first
+	Layers         []digest.Digest // diff IDs, bottom first; none of an artifact
+	Artifact       *Artifact       // nil for an image
 	Pinned         bool
 	PulledAt       time.Time
 }
 
 const recordVersion = 1
 
-// record is an image on disk. ConfigRaw has the exact bytes, so the record proves itself by the ID it is filed under.
+// record is an image on disk. ConfigRaw has the exact bytes, and ManifestRaw for an artifact, so the record proves itself
+// by the ID it is filed under.
 type record struct {
 	Version     int                `json:"version"`
 	ID          digest.Digest      `json:"id"`
@@ -38,6 +40,10 @@ type record struct {
 	ConfigRaw   []byte             `json:"configRaw"`
 	Names       []name             `json:"names"`
 	PulledAt    time.Time          `json:"pulledAt"`
+	// Kind is kindArtifact, or empty for an image.
+	Kind string `json:"kind,omitempty"`
+	// Files: the directory files/ beside the record is what is mounted over its layers (see artifact.go).
+	Files bool `json:"files,omitempty"`
 	// Attrs: the directory attrs/ beside the record is the image's topmost layer (see attrs.go).
 	Attrs bool `json:"attrs,omitempty"`
 	// Removed: the image is gone for List and Get, but a container still holds it.
@@ -52,6 +58,10 @@ type record struct {
 	Boot string `json:"boot,omitempty"`
 
 	config ocispec.Image
+	ids    []digest.Digest // of its layers, bottom first
+	// parts and artifactType are an artifact's.
+	parts        []part
+	artifactType string
 	// landing is the settling that Boot waits for.
 	landing *int
 }
@@ -64,7 +74,8 @@ type name struct {
 
 func (n name) isDigest() bool { return strings.Contains(n.Ref, "@") }
 
-func (r *record) diffIDs() []digest.Digest { return r.config.RootFS.DiffIDs }
+// layerIDs are what the store has the layers under: diff IDs, or for an artifact what stands for its blobs.
+func (r *record) layerIDs() []digest.Digest { return r.ids }
 
 // clone is for changing names and flags; the rest is shared.
 func (r *record) clone() *record {
@@ -94,14 +105,41 @@ func parseRecord(b []byte, id digest.Digest) (*record, error) {
 	if r.Version != recordVersion {
 		return nil, fmt.Errorf("version %d of the record; want %d: %w", r.Version, recordVersion, ErrInvalid)
 	}
+	if r.Kind == kindArtifact {
+		return r, r.parseArtifact(id)
+	}
 	if r.ID != id || id.Algorithm().FromBytes(r.ConfigRaw) != id {
 		return nil, fmt.Errorf("configuration is not that of %s: %w", id, ErrDigest)
+	}
+	if r.Kind != "" {
+		return nil, fmt.Errorf("kind %.100q of the record: %w", r.Kind, ErrInvalid)
 	}
 	var err error
 	if r.config, err = parseConfig(r.ConfigRaw); err != nil {
 		return nil, err
 	}
+	r.ids = r.config.RootFS.DiffIDs
 	return r, nil
+}
+
+// parseArtifact reads what the record of an artifact says, and proves that it is that of id.
+func (r *record) parseArtifact(id digest.Digest) error {
+	if r.ID != id || r.Manifest.Digest != id || id.Algorithm().FromBytes(r.ManifestRaw) != id {
+		return fmt.Errorf("manifest is not that of %s: %w", id, ErrDigest)
+	}
+	config, m, err := parseManifest(r.ManifestRaw, r.Manifest.MediaType, ocispec.Platform{})
+	if err != nil {
+		return err
+	}
+	if m == nil || config.Digest.Algorithm().FromBytes(r.ConfigRaw) != config.Digest {
+		return fmt.Errorf("configuration is not that of artifact %s: %w", id, ErrDigest)
+	}
+	m.desc = r.Manifest
+	if err := readArtifact(m); err != nil {
+		return err
+	}
+	r.ids, r.parts, r.artifactType = m.ids, m.parts, m.artifactType
+	return nil
 }
 
 // writeNewRecord writes image.json of an image that is not in place yet, and leaves it to settle to wait for the disk.

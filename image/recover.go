@@ -45,7 +45,7 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	for _, r := range found {
 		if r.Boot == "" {
-			s.layers.setSynced(r.diffIDs())
+			s.layers.setSynced(r.layerIDs())
 		}
 	}
 	for _, r := range found {
@@ -103,11 +103,13 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	if err == nil {
 		err = json.Unmarshal(b, info)
 	}
-	if err == nil && (info.Version != layerVersion || info.DiffID != id) {
-		err = fmt.Errorf("layer.json is version %d of %s: %w", info.Version, info.DiffID, ErrInvalid)
+	if err == nil && (info.Version != layerVersion || info.id() != id) {
+		err = fmt.Errorf("layer.json is version %d of %s: %w", info.Version, info.id(), ErrInvalid)
 	}
-	if err == nil {
-		_, err = os.Lstat(filepath.Join(dir, "fs"))
+	for _, name := range info.content() {
+		if err == nil {
+			_, err = os.Lstat(filepath.Join(dir, name))
+		}
 	}
 	if err == nil && info.Marks != nil && !s.copies {
 		err = s.settleMarks(dir, info)
@@ -133,13 +135,16 @@ func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range r.diffIDs() {
+	for _, l := range r.layerIDs() {
 		if s.layers.m[l] == nil {
 			return nil, fmt.Errorf("layer %s is missing: %w", l, ErrInvalid)
 		}
 	}
-	if r.Attrs {
-		if _, err := os.Lstat(filepath.Join(dir, "attrs")); err != nil {
+	for name, want := range map[string]bool{"attrs": r.Attrs, "files": r.Files} {
+		if !want {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
 			return nil, err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
 )
@@ -69,6 +70,10 @@ func TestKillAndReopen(t *testing.T) {
 			registry.Files(map[string]string{"own": incompressible(300<<10, byte(i)), "d/x": ""})}})
 		refs = append(refs, fmt.Sprintf("%s/app:v%d", r.Host(), i))
 	}
+	gz := registry.Files(map[string]string{"unpacked/f": incompressible(200<<10, 7)})
+	gz.Compression = registry.Gzip
+	addArtifact(t, r, "thing", "v1", text("d/f", incompressible(400<<10, 8)), text("g", "g"), registry.Blob{Body: string(gz.Blob()), MediaType: ocispec.MediaTypeImageLayerGzip})
+	refs = append(refs, r.Host()+"/thing:v1")
 	root := t.TempDir()
 	var seen int
 	window := 250 * time.Millisecond
@@ -102,6 +107,9 @@ func TestKillAndReopen(t *testing.T) {
 			seen++
 			if err := s.Export(t.Context(), io.Discard, []string{img.ID}, ExportOptions{}); err != nil {
 				t.Errorf("image %s is not whole: %v", img.RepoTags, err)
+			}
+			if img.Artifact != nil && len(volume(t, s, img.ID)) != 3 {
+				t.Errorf("artifact %s is not whole", img.RepoTags)
 			}
 		}
 		if err := s.Close(); err != nil {
@@ -486,9 +494,16 @@ func FuzzRecord(f *testing.F) {
 	config := []byte(`{"rootfs":{"diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`)
 	id := digest.FromBytes(config)
 	f.Add(mustJSON(f, record{Version: recordVersion, ID: id, ConfigRaw: config}))
+	empty := ocispec.DescriptorEmptyJSON
+	manifest := mustJSON(f, ocispec.Manifest{Config: empty, Layers: []ocispec.Descriptor{empty, {Digest: id, Annotations: map[string]string{ocispec.AnnotationTitle: "x"}}}})
+	artifact := digest.FromBytes(manifest)
+	f.Add(mustJSON(f, record{Version: recordVersion, Kind: kindArtifact, ID: artifact, Manifest: ocispec.Descriptor{Digest: artifact}, ManifestRaw: manifest, ConfigRaw: empty.Data}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := parseRecord(b, id); err == nil && !bytes.Equal(r.ConfigRaw, config) {
 			t.Errorf("parseRecord took another configuration: %s", r.ConfigRaw)
+		}
+		if r, err := parseRecord(b, artifact); err == nil && (!bytes.Equal(r.ManifestRaw, manifest) || !bytes.Equal(r.ConfigRaw, empty.Data) || len(r.parts) != 1) {
+			t.Errorf("parseRecord took another manifest: %s", r.ManifestRaw)
 		}
 	})
 }

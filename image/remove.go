@@ -80,7 +80,7 @@ func (s *Store) removeRecord(r *record) error {
 		return err
 	}
 	return errors.Join(s.collectBlobsOf(r),
-		s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.diffIDs(), id) }))
+		s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.layerIDs(), id) }))
 }
 
 // held tells whether a container holds the image. The caller holds mu.
@@ -215,7 +215,7 @@ func (s *Store) collectLayers(want func(digest.Digest, *layerInfo) bool) error {
 	needed := map[digest.Digest]bool{}
 	s.mu.RLock()
 	for _, r := range s.images {
-		for _, id := range r.diffIDs() {
+		for _, id := range r.layerIDs() {
 			needed[id] = true
 		}
 	}

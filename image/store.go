@@ -5,9 +5,10 @@
 //
 //	layers/ALGO/HEX/     a verified layer, by diff ID: fs/ (the tree, with overlayfs's whiteouts), layer.json,
 //	                     frame (what the tar stream had besides file contents, for export), and replaced/ (contents
-//	                     that a later entry replaced) if there are any
-//	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), and view-BOOT/, a copy
-//	                     to be mounted read-only, where overlay cannot be used (see snapshot.go)
+//	                     that a later entry replaced) if there are any. Of an artifact: file instead of these, or
+//	                     these and blob, the layer as it came (see artifact.go)
+//	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), files/ of an artifact,
+//	                     and view-BOOT/, a copy to be mounted read-only, where overlay cannot be used (see snapshot.go)
 //	ingest/              what is not verified; emptied at start
 //	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
 //	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
@@ -282,11 +283,11 @@ func (s *Store) unpublish(id digest.Digest) {
 
 func (s *Store) view(r *record) *Image {
 	v := &Image{
-		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.diffIDs(),
+		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.config.RootFS.DiffIDs, Artifact: s.artifactOf(r),
 		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)), Pinned: r.Pinned,
 	}
 	seen := map[digest.Digest]bool{}
-	for _, id := range v.Layers {
+	for _, id := range r.layerIDs() {
 		if info := s.layers.get(id); info != nil && !seen[id] {
 			v.Size += info.Size
 			seen[id] = true

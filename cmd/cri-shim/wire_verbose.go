@@ -79,6 +79,9 @@ func groupPath(name string) string {
 }
 
 func imageVerbose(img *image.Image) map[string]any {
+	if img.Artifact != nil {
+		return map[string]any{"artifact": img.Artifact, "manifestDigest": img.ManifestDigest, "pulledAt": img.PulledAt}
+	}
 	return map[string]any{
 		"chainID": identity.ChainID(img.Layers), "imageSpec": img.Config,
 		"manifestDigest": img.ManifestDigest, "layers": img.Layers, "pulledAt": img.PulledAt,
