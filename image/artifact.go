@@ -369,18 +369,6 @@ func (s *Store) artifactOf(r *record) *Artifact {
 // fileTime is when a blob that is a file was last changed, as far as anyone can tell.
 var fileTime = time.Unix(0, 0)
 
-// Runnable is nil if containers can be made of an image that the store has, or a container holds. ErrArtifact.
-func (s *Store) Runnable(refOrID string) error {
-	id, err := s.findHeld(refOrID)
-	if err != nil {
-		return err
-	}
-	if r := s.record(id); r != nil && r.Kind == kindArtifact {
-		return r.noRootfs()
-	}
-	return nil
-}
-
 func (r *record) noRootfs() error {
 	return fmt.Errorf("%w: %s (%.100q) can be a volume only", ErrArtifact, displayName(r), r.artifactType)
 }

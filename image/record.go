@@ -24,6 +24,9 @@ type Image struct {
 	ManifestDigest digest.Digest
 	Layers         []digest.Digest // diff IDs, bottom first; none of an artifact
 	Artifact       *Artifact       // nil for an image
+	Platform       string          // os/architecture[/variant]; "" is any
+	Platforms      []string        // of all images that have its names, its own first; nil if there are no others
+	Foreign        bool            // this machine cannot run it
 	Pinned         bool
 	PulledAt       time.Time
 }
@@ -59,6 +62,8 @@ type record struct {
 
 	config ocispec.Image
 	ids    []digest.Digest // of its layers, bottom first
+	// platform is what tells it from others of the same name.
+	platform string
 	// parts and artifactType are an artifact's.
 	parts        []part
 	artifactType string
@@ -66,10 +71,12 @@ type record struct {
 	landing *int
 }
 
-// name is a tag or digest reference; when two images claim one, the later claim holds.
+// name is a tag or digest reference; see platforms.go for those that two images claim.
 type name struct {
 	Ref string    `json:"ref"`
 	At  time.Time `json:"at"`
+	// Top is the digest of what it led to, an index or a manifest. Records of older versions do not have it.
+	Top digest.Digest `json:"top,omitempty"`
 }
 
 func (n name) isDigest() bool { return strings.Contains(n.Ref, "@") }
@@ -88,10 +95,15 @@ func (r *record) drop(ref string) {
 	r.Names = slices.DeleteFunc(r.Names, func(n name) bool { return n.Ref == ref })
 }
 
-func (r *record) add(at time.Time, refs ...string) {
+// add gives the image names that led to top; one by digest says by itself to what.
+func (r *record) add(at time.Time, top digest.Digest, refs ...string) {
 	for _, ref := range refs {
 		r.drop(ref)
-		r.Names = append(r.Names, name{ref, at})
+		n := name{Ref: ref, At: at}
+		if !n.isDigest() {
+			n.Top = top
+		}
+		r.Names = append(r.Names, n)
 	}
 	slices.SortFunc(r.Names, func(a, b name) int { return strings.Compare(a.Ref, b.Ref) })
 }
@@ -105,8 +117,15 @@ func parseRecord(b []byte, id digest.Digest) (*record, error) {
 	if r.Version != recordVersion {
 		return nil, fmt.Errorf("version %d of the record; want %d: %w", r.Version, recordVersion, ErrInvalid)
 	}
+	for _, n := range r.Names {
+		if _, err := parseReference(n.Ref); err != nil {
+			return nil, fmt.Errorf("name: %w", err)
+		}
+	}
 	if r.Kind == kindArtifact {
-		return r, r.parseArtifact(id)
+		err := r.parseArtifact(id)
+		r.platform = formatPlatform(platformOf(r.Manifest, r.config))
+		return r, err
 	}
 	if r.ID != id || id.Algorithm().FromBytes(r.ConfigRaw) != id {
 		return nil, fmt.Errorf("configuration is not that of %s: %w", id, ErrDigest)
@@ -119,6 +138,7 @@ func parseRecord(b []byte, id digest.Digest) (*record, error) {
 		return nil, err
 	}
 	r.ids = r.config.RootFS.DiffIDs
+	r.platform = formatPlatform(platformOf(r.Manifest, r.config))
 	return r, nil
 }
 

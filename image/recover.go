@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -151,33 +152,29 @@ func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {
 	return r, nil
 }
 
-// settleNames leaves each name with the image that claimed it last: a crash between the two writes of a moving tag
-// leaves it with both.
+// settleNames leaves each name with the image that claimed it last, and its other platforms: a crash between the two writes
+// of a moving tag leaves it with both.
 func (s *Store) settleNames(all []*record) error {
-	last := map[string]*record{}
-	at := func(r *record, ref string) int64 {
+	claims := map[string][]*record{}
+	for _, r := range all {
 		for _, n := range r.Names {
-			if n.Ref == ref {
-				return n.At.UnixNano()
+			if !n.isDigest() {
+				claims[n.Ref] = append(claims[n.Ref], r)
 			}
 		}
-		return 0
 	}
 	var errs []error
-	for _, r := range all {
-		for _, n := range append([]name(nil), r.Names...) {
-			if n.isDigest() {
-				continue
-			}
-			loser := last[n.Ref]
-			if loser != nil && at(loser, n.Ref) > at(r, n.Ref) {
-				loser = r
-			} else {
-				last[n.Ref] = r
-			}
-			if loser != nil {
-				loser.drop(n.Ref)
-				errs = append(errs, writeRecord(s.imageDir(loser.ID), loser))
+	for ref, claimed := range claims {
+		slices.SortStableFunc(claimed, func(a, b *record) int {
+			an, _ := a.claim(ref)
+			bn, _ := b.claim(ref)
+			return bn.At.Compare(an.At)
+		})
+		last, _ := claimed[0].claim(ref)
+		for _, r := range claimed[1:] {
+			if n, _ := r.claim(ref); !beside(r, claimed[0], n, last) {
+				r.drop(ref)
+				errs = append(errs, writeRecord(s.imageDir(r.ID), r))
 			}
 		}
 	}

@@ -97,17 +97,15 @@ func (s *Store) layerUsers(refs []string) (map[digest.Digest][]*record, error) {
 		}
 	}
 	for _, ref := range refs {
-		d, err := s.findHeld(ref)
+		all, err := s.group(ref)
 		if err != nil {
 			return nil, err
 		}
-		s.mu.RLock()
-		if r := s.images[d]; r != nil {
+		for _, r := range all {
 			for _, id := range r.layerIDs() {
 				users[id] = nil
 			}
 		}
-		s.mu.RUnlock()
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
