@@ -18,7 +18,7 @@ FUZZTIME ?= 20s
 SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-soak validate-oci test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci validate-oci-vm test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ test-vm: ## the tests in a guest with cgroup v2, systemd and AppArmor (needs roo
 
 validate-oci: build ## the OCI's validation programs against bin/cri-shim-oci and runc (needs root; PROGRAMS, OUT)
 	hack/runtimetools/run.sh $(PROGRAMS)
+
+validate-oci-vm: build ## validate-oci in the guest of test-vm, on cgroup v2
+	hack/runtimetools/vm.sh $(PROGRAMS)
 
 test-soak: build ## pods come and go for SOAK (10m); the node must end as it was
 	CRI_SHIM_SOAK=$(SOAK) go test ./hack/e2e -run '^TestSoak$$' -count=1 -timeout 24h -v

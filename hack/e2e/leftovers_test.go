@@ -183,7 +183,7 @@ func (n *node) processesEnd() error {
 		for _, dir := range cgroupsBelow(n.cgroup) {
 			procs, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
 			for pid := range strings.FieldsSeq(string(procs)) {
-				left = append(left, pid+" "+comm(pid)+" in "+dir)
+				left = append(left, fmt.Sprintf("%s %s in %s, %s", pid, comm(pid), dir, whereabouts(pid)))
 			}
 		}
 		if len(left) == 0 {
@@ -197,6 +197,18 @@ func (n *node) processesEnd() error {
 		}
 	}
 	return fmt.Errorf("processes that outlive the daemon without a pod:\n  %s", strings.Join(left, "\n  "))
+}
+
+// whereabouts says what a process is at: parent, state, threads, and what the first thread waits in.
+func whereabouts(pid string) string {
+	read := func(name string) string {
+		text, _ := os.ReadFile(filepath.Join("/proc", pid, name))
+		return strings.TrimSpace(string(text))
+	}
+	tasks, _ := os.ReadDir("/proc/" + pid + "/task")
+	_, stat, _ := strings.Cut(read("stat"), ") ")
+	f := append(strings.Fields(stat), "", "")
+	return fmt.Sprintf("state %s, parent %s %s, %d threads, system call %s, wchan %s", f[0], f[1], comm(f[1]), len(tasks), read("syscall"), read("wchan"))
 }
 
 func comm(pid string) string {

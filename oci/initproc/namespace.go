@@ -81,10 +81,6 @@ func (s *setup) unshare() error {
 			return text("unshare the " + namespaceName(f) + " namespace: the parent has to clone into it")
 		}
 	}
-	if flags&unix.CLONE_NEWTIME != 0 && !kernelAtLeast(6, 1) {
-		// Before, only a child was put into the new time namespace (time_namespaces(7)).
-		return &kernelError{"6.1", text("a new time namespace takes effect at execve")}
-	}
 	if flags != 0 {
 		if err := unix.Unshare(int(flags)); err != nil {
 			return wrap("unshare", "namespaces", err)
@@ -100,7 +96,29 @@ func (s *setup) unshare() error {
 			return wrap("write", "timens_offsets", err)
 		}
 	}
+	if flags&unix.CLONE_NEWTIME != 0 {
+		return s.enterTime()
+	}
 	return nil
+}
+
+// enterTime puts this process into the time namespace that it has unshared, as execve does since Linux 6.3: before, only a
+// child was. setns(2) refuses that to a process with threads, which all but the server's forks are.
+func (s *setup) enterTime() error {
+	const name = "self/ns/time_for_children"
+	fd, err := openIn(s.proc, name, unix.O_RDONLY, 0)
+	if err != nil {
+		return wrap("open", "/proc/"+name, err)
+	}
+	defer unix.Close(fd)
+	err = unix.Setns(fd, unix.CLONE_NEWTIME)
+	if err == unix.EUSERS {
+		if kernelAtLeast(6, 3) {
+			return nil
+		}
+		err = &kernelError{"6.3", text("to enter a new time namespace with threads")}
+	}
+	return wrap("enter", "the new time namespace", err)
 }
 
 // asOwner writes to a file of this process in procfs that belongs to its user alone. To root of a user namespace these do not

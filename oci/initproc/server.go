@@ -16,7 +16,7 @@ import (
 // nothing takes the processor from it in a system call, and execve(2) has no other threads to end.
 //
 // Go cannot fork a program with threads: a lock that another one holds at that moment is held for ever in the child.
-// So the server is itself a fork, which proves that it can work before it says that it is there. It has one thread
+// So the server is itself a fork, which proves that it can work before it says that it is there, and is forked again if not. It has one thread
 // and waits in system calls alone, so that each of its forks begins in the same, proved state. What comes
 // after must not block in the Go runtime, for there is no thread to go on with: the init has no goroutines, channels
 // or timers, and no collection (initmsg.Env).
@@ -73,23 +73,13 @@ func (s *setup) serve() error {
 	if err := setName("cri-shim-init"); err != nil {
 		return err
 	}
-	pid, errno := clone(&cloneArgs{flags: unix.CLONE_PARENT})
-	if errno != 0 {
-		return wrap("clone", "", errno)
+	pid, err := sv.forkServer((*uint32)(unsafe.Pointer(&page[4])))
+	if err != nil {
+		return err
 	}
 	if pid != 0 {
 		sv.reply(pid, 0)
 		syscall.Exit(0)
-	}
-	if errno := endIn(provingSeconds); errno != 0 {
-		return wrap("setitimer", "", errno)
-	}
-	prove()
-	if err := dropProgram(); err != nil {
-		return err
-	}
-	if errno := endIn(0); errno != 0 {
-		return wrap("setitimer", "", errno)
 	}
 	if sv.reply(unix.Getpid(), 0) != 0 {
 		syscall.Exit(1)
@@ -216,9 +206,76 @@ func (s *setup) executing(name string) error {
 	return nil
 }
 
-// provingSeconds is how long the parent waits for a server, too. One that hangs is ended by it; but by then it may have
-// ended itself, and whoever hangs sees nothing of that.
-const provingSeconds = 5
+// States of a server that has been forked, in a word that it shares with the process that forked it.
+const (
+	unproved uint32 = iota
+	proved
+	givenUp
+)
+
+const (
+	firstProof = 20e6 // nanoseconds for a first server to prove itself; each next one has twice as many
+	allProofs  = 2e9  // no next one after that: the parent waits five seconds
+	// An unproved server whose parent was killed is ended by the kernel.
+	provingSeconds = 5
+)
+
+// forkServer forks the server, which gets 0, until one proves itself. Another thread that is stopped in the middle of
+// something for long, as on a machine with emulated processors, holds its locks in one fork in five; not in the next one.
+func (sv *server) forkServer(state *uint32) (int, error) {
+	for limit, total := int64(firstProof), int64(0); total < allProofs && !sv.abandoned(); limit *= 2 {
+		atomic.StoreUint32(state, unproved)
+		pid, errno := clone(&cloneArgs{flags: unix.CLONE_PARENT})
+		if errno != 0 {
+			return 0, wrap("clone", "", errno)
+		}
+		if pid == 0 {
+			return 0, proveIn(state)
+		}
+		if sv.awaitProof(state, limit) {
+			return pid, nil
+		}
+		unix.Kill(pid, unix.SIGKILL)
+		total += limit
+	}
+	return 0, text("no fork of this process could work")
+}
+
+// awaitProof is false for a server that has not proved itself in time, or that nobody waits for any more.
+func (sv *server) awaitProof(state *uint32, limit int64) bool {
+	const wait = 1e5
+	for waited := int64(0); waited < limit && !sv.abandoned(); waited += wait {
+		if atomic.LoadUint32(state) == proved {
+			return true
+		}
+		unix.Nanosleep(&unix.Timespec{Nsec: wait}, nil)
+	}
+	return !atomic.CompareAndSwapUint32(state, unproved, givenUp)
+}
+
+// abandoned says that the parent has closed the connection.
+func (sv *server) abandoned() bool {
+	n, _, err := unix.Recvfrom(serverSocket, sv.request[:1], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	return err == nil && n == 0
+}
+
+// proveIn returns in a server that works and has said so in the shared word.
+func proveIn(state *uint32) error {
+	if errno := endIn(provingSeconds); errno != 0 {
+		return wrap("setitimer", "", errno)
+	}
+	prove()
+	if err := dropProgram(); err != nil {
+		return err
+	}
+	if errno := endIn(0); errno != 0 {
+		return wrap("setitimer", "", errno)
+	}
+	if !atomic.CompareAndSwapUint32(state, unproved, proved) {
+		syscall.Exit(1)
+	}
+	return nil
+}
 
 // endIn has the kernel end this process after some seconds; 0 calls that off.
 func endIn(seconds int64) unix.Errno {
@@ -232,7 +289,7 @@ func endIn(seconds int64) unix.Errno {
 }
 
 // prove uses the parts of the Go runtime that have locks: the heap and the way through a system call. Where
-// one is held for ever this does not return, and the parent does without a server.
+// one is held for ever this does not return.
 func prove() {
 	for size := 8; size <= 256<<10; size *= 2 {
 		if proof = make([]byte, size); len(proof) != size {
