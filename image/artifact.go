@@ -122,6 +122,9 @@ func planParts(layers []ocispec.Descriptor) ([]part, error) {
 				names[dir] = -1
 			}
 			names[clean] = i
+			if len(names) > maxPartNames {
+				return nil, fmt.Errorf("layers[%d].annotations[%s]: more than %d files and directories: %w", i, field, maxPartNames, ErrTooLarge)
+			}
 		}
 		parts = append(parts, p)
 	}
@@ -165,8 +168,10 @@ func partName(l ocispec.Descriptor) (field, name string) {
 }
 
 const (
-	maxPartName = 1024 // bytes of a path; more are hardly meant
+	maxPartName = 1024 // bytes of a path
 	maxNamePart = 255  // NAME_MAX
+	// maxPartNames bounds what is made for the names of all files, which a manifest of 8 MiB could make many of.
+	maxPartNames = 16 << 10
 )
 
 // cleanPartName checks a path and takes the "./" away that it may begin with.

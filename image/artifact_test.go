@@ -234,11 +234,16 @@ func TestHostileArtifacts(t *testing.T) {
 	needRoot(t)
 	outside := t.TempDir()
 	long := strings.Repeat("x", 256)
+	var deep []registry.Blob
+	for i := range 100 {
+		deep = append(deep, text(fmt.Sprint(i, "/", strings.Repeat("d/", 400), "x"), "x"))
+	}
 	for name, tc := range map[string]struct {
 		blobs []registry.Blob
 		want  error
 		says  string
 	}{
+		"many folders":   {deep, ErrTooLarge, "more than 16384 files and directories"},
 		"absolute":       {[]registry.Blob{text(outside+"/x", "x")}, ErrInvalid, "layers[0].annotations[org.opencontainers.image.title]: \"" + outside + "/x\" is an absolute path"},
 		"parent":         {[]registry.Blob{text("ok", "x"), text("../../../../"+outside+"/x", "y")}, ErrInvalid, "layers[1].annotations[org.opencontainers.image.title]"},
 		"parent inside":  {[]registry.Blob{text("a/../b", "x")}, ErrInvalid, `has ".."`},

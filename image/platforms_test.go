@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -404,6 +405,10 @@ func TestPlatformArchives(t *testing.T) {
 			t.Errorf("f of %s = %q", name, f)
 		}
 	}
+	old, err := openStore(t, t.TempDir()).Import(t.Context(), bytes.NewReader(oldDocker(t, export(ExportOptions{}))), ImportOptions{AllPlatforms: true})
+	if err != nil || len(old) != 1 || old[0].ID != p[here()].ID.String() {
+		t.Errorf("Import(all) of what docker save wrote before version 25 = %+v, %v; want its image", old, err)
+	}
 	if _, err := into.Import(t.Context(), bytes.NewReader(whole), ImportOptions{AllPlatforms: true, PlatformName: power}); !errors.Is(err, ErrPlatform) {
 		t.Errorf("Import(all, and one) = %v; want ErrPlatform", err)
 	}
@@ -554,4 +559,45 @@ func tarOf(t testing.TB, files map[string]string) []byte {
 		t.Fatal(err)
 	}
 	return b.Bytes()
+}
+
+// TestPlatformsAtOnce: pulls of one name for different platforms, and its removal, at the same time.
+func TestPlatformsAtOnce(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t, registry.Options{})
+	addPlatforms(t, r, "app", "v1", "1", here(), riscv, power)
+	s := openStore(t, t.TempDir())
+	ref := r.Host() + "/app:v1"
+	var work sync.WaitGroup
+	for _, o := range []PullOptions{{}, {AllPlatforms: true}, {Platforms: []string{riscv}}, {Platforms: []string{power, here()}}} {
+		work.Go(func() {
+			for range 5 {
+				if _, err := s.PullPlatforms(t.Context(), ref, nil, o); err != nil {
+					t.Errorf("PullPlatforms(%+v) = %v", o, err)
+				}
+				for _, i := range s.List() {
+					if !slices.Contains(i.RepoTags, ref) {
+						t.Errorf("List() has %+v; want no image without the tag", i)
+					}
+				}
+			}
+		})
+	}
+	work.Go(func() {
+		for range 5 {
+			if err := s.Remove(t.Context(), ref); err != nil {
+				t.Errorf("Remove() = %v", err)
+			}
+		}
+	})
+	work.Wait()
+	pullPlatforms(t, s, ref, PullOptions{AllPlatforms: true})
+	wantPlatforms(t, s, ref, here(), power, riscv)
+	if err := s.Remove(t.Context(), ref); err != nil {
+		t.Fatal(err)
+	}
+	isClean(t, s)
+	if left := layersOnDisk(t, s.cfg.Root); len(left) != 0 {
+		t.Errorf("layers left: %v", left)
+	}
 }
