@@ -514,6 +514,27 @@ func TestArtifactRecords(t *testing.T) {
 	}
 }
 
+// TestArtifactAboutAnother: one that is about an image, and has no name, can be exported and imported as any other.
+func TestArtifactAboutAnother(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t, registry.Options{})
+	subject := add(t, r, "app", "v1", simple("x")).Manifest
+	p := addArtifact(t, r, "app", "", text("f", "about it"))
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "a/b",
+		Config: ocispec.DescriptorEmptyJSON, Layers: p.Layers, Subject: &subject}
+	id, err := r.AddManifest("app", "", mustJSON(t, m))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t, t.TempDir())
+	img := mustPull(t, s, r.Host()+"/app@"+id.String())
+	into := openStore(t, t.TempDir())
+	got, err := into.Import(t.Context(), bytes.NewReader(export(t, s, img.ID)), ImportOptions{})
+	if err != nil || len(got) != 1 || got[0].ID != id.String() || volume(t, into, id.String())["f"] != "about it" {
+		t.Errorf("Import() = %+v, %v; want %s", got, err, id)
+	}
+}
+
 // TestArtifactPolicy: artifacts are subject to policy, as images are.
 func TestArtifactPolicy(t *testing.T) {
 	needRoot(t)

@@ -96,7 +96,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	if o.AllPlatforms {
 		list, want = importAll, wants{all: true, whole: s.inArchive(from)}
 	}
-	todo, err := importList(ctx, src, top, platform, o.Repository, list)
+	todo, attached, err := importList(ctx, src, top, platform, o.Repository, list)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		if err := t.addDigest(o); err != nil {
 			return imgs, err
 		}
-		more, err := s.installImported(ctx, src, installation{top: t.desc, group: t.group, want: want, names: t.names, pin: o.Pin})
+		more, err := s.installImported(ctx, src, attached, installation{top: t.desc, group: t.group, want: want, names: t.names, pin: o.Pin})
 		if t.optional && (errors.Is(err, ErrPlatform) || errdefs.IsNotFound(err)) {
 			continue
 		}
@@ -120,13 +120,15 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	return imgs, nil
 }
 
-// installImported is install for an image whose signatures, if it needs any, are in the registry that its name says.
-func (s *Store) installImported(ctx context.Context, src fetcher, in installation) ([]*Image, error) {
+// installImported is install for an image whose signatures, if it needs any, are in the archive or in the registry that
+// its name says.
+func (s *Store) installImported(ctx context.Context, src fetcher, attached referrers, in installation) ([]*Image, error) {
 	p, err := s.piecesOf(in.asked(), &src)
 	if err != nil {
 		return nil, err
 	}
 	defer p.close()
+	p.attached = attached
 	in.pieces = p
 	return s.install(ctx, src, in)
 }
@@ -202,23 +204,28 @@ func groupOf(entries []ocispec.Descriptor) digest.Digest {
 }
 
 // importList reads the archive's index: what to import, under which names. Entries of one name are the platforms of
-// one image; those without a name are an image each.
+// one image; those without a name are an image each, but for what refers to another: that is listed by itself.
 func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, repository string,
-	take func([]ocispec.Descriptor, ocispec.Platform) ([]toImport, error)) ([]toImport, error) {
+	take func([]ocispec.Descriptor, ocispec.Platform) ([]toImport, error)) ([]toImport, referrers, error) {
 	raw, err := readBlob(ctx, src, top, maxManifestSize)
 	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
+		return nil, nil, fmt.Errorf("index: %w", err)
 	}
 	var idx ocispec.Index
 	if err := json.Unmarshal(raw, &idx); err != nil {
-		return nil, fmt.Errorf("index: %w: %w", ErrInvalid, err)
+		return nil, nil, fmt.Errorf("index: %w: %w", ErrInvalid, err)
 	}
 	var order []string
 	byName := map[string][]ocispec.Descriptor{}
+	attached := referrers{}
+	alone := len(idx.Manifests) == 1 // is what there is to import, whatever it is about
 	for _, d := range idx.Manifests {
+		if !alone && attached.take(ctx, src, d) {
+			continue
+		}
 		n, err := importName(d, repository)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if byName[n] == nil {
 			order = append(order, n)
@@ -230,7 +237,7 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 		if n != "" {
 			more, err := take(byName[n], p)
 			if err != nil {
-				return nil, fmt.Errorf("image %s: %w", n, err)
+				return nil, nil, fmt.Errorf("image %s: %w", n, err)
 			}
 			for _, t := range more {
 				t.names = []string{n}
@@ -246,9 +253,9 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 		}
 	}
 	if len(todo) == 0 {
-		return nil, fmt.Errorf("no image for %s among %d: %w", platforms.FormatAll(p), len(idx.Manifests), ErrPlatform)
+		return nil, nil, fmt.Errorf("no image for %s among %d: %w", platforms.FormatAll(p), len(idx.Manifests), ErrPlatform)
 	}
-	return todo, checkAll(todo)
+	return todo, attached, checkAll(todo)
 }
 
 func checkAll(todo []toImport) error {

@@ -28,7 +28,7 @@ func FuzzImportIndex(f *testing.F) {
 "annotations":{"io.containerd.image.name":"docker.io/library/a:1"},"platform":{"os":"linux","architecture":"amd64"}},{"annotations":{"org.opencontainers.image.ref.name":"v1"}}]}`), "example.org/a")
 	f.Fuzz(func(t *testing.T, raw []byte, repository string) {
 		top := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-		todo, err := importList(t.Context(), fetcher{source: oneBlob{&blobSource{}, raw}, stall: time.Minute}, top, ocispec.Platform{OS: "linux", Architecture: "amd64"}, repository, importOne)
+		todo, _, err := importList(t.Context(), fetcher{source: oneBlob{&blobSource{}, raw}, stall: time.Minute}, top, ocispec.Platform{OS: "linux", Architecture: "amd64"}, repository, importOne)
 		if err != nil {
 			return
 		}
@@ -44,6 +44,25 @@ func FuzzImportIndex(f *testing.F) {
 					t.Errorf("name %q: %v", n, err)
 				}
 			}
+		}
+	})
+}
+
+// FuzzReferrers: whether an entry of an archive is about another is told by its manifest, or its list, which are anybody's.
+func FuzzReferrers(f *testing.F) {
+	const subject = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	f.Add([]byte(`{"artifactType":"application/vnd.dev.sigstore.bundle.v0.3+json","subject":{"digest":"`+subject+`"}}`), "", false)
+	f.Add([]byte(`{"manifests":[{"digest":"`+subject+`"}]}`), "r.example/a:sha256-"+digest.Digest(subject).Encoded(), true)
+	f.Fuzz(func(t *testing.T, raw []byte, name string, list bool) {
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageManifest, Digest: digest.FromBytes(raw), Size: int64(len(raw)),
+			Annotations: map[string]string{ocispec.AnnotationRefName: name}}
+		if list {
+			d.MediaType = ocispec.MediaTypeImageIndex
+		}
+		all := referrers{}
+		taken := all.take(t.Context(), fetcher{source: oneBlob{&blobSource{}, raw}, stall: time.Minute}, d)
+		if !taken && len(all) > 0 || taken && !list && len(all) != 1 || len(all) > 1 {
+			t.Errorf("take = %v, and %v", taken, all)
 		}
 	})
 }

@@ -146,7 +146,9 @@ type pieces struct {
 	named reference.Named // nil: an image without a name, which comes from nowhere
 	reg   *remote         // nil until it is needed
 	ours  bool            // reg was opened here
-	local *fetcher        // has manifests by digest; or nil
+	local *fetcher        // an archive, which has things by digest; or nil
+	// attached are the referrers in the archive.
+	attached referrers
 }
 
 // piecesOf are those of the repository in ref, with the node's credentials.
@@ -181,8 +183,8 @@ func (p *pieces) fetch(ctx context.Context, w trustPiece) trustFetched {
 
 func (p *pieces) get(ctx context.Context, w trustPiece) (trustFetched, error) {
 	id := digest.Digest(w.Reference)
-	if p.local != nil && w.Kind == "manifest" && id.Validate() == nil {
-		if f, err := p.fromArchive(ctx, id); err == nil {
+	if p.local != nil && id.Validate() == nil {
+		if f, err := p.fromArchive(ctx, w.Kind, id); err == nil {
 			return f, nil
 		}
 	}
@@ -235,8 +237,19 @@ func separator(ref string) string {
 	return ":"
 }
 
-// fromArchive reads a manifest from what is imported; its size is known there only.
-func (p *pieces) fromArchive(ctx context.Context, id digest.Digest) (trustFetched, error) {
+// fromArchive reads from what is imported; the size of a thing is known there only.
+func (p *pieces) fromArchive(ctx context.Context, kind string, id digest.Digest) (trustFetched, error) {
+	limit := int64(maxManifestSize)
+	switch kind {
+	case "blob":
+		limit = maxSignature
+	case "referrers":
+		if len(p.attached[id]) == 0 {
+			return trustFetched{}, ErrNotFound
+		}
+		b, err := json.Marshal(p.attached[id])
+		return trustFetched{Data: b}, err
+	}
 	src, ok := p.local.source.(*blobSource)
 	if !ok {
 		return trustFetched{}, ErrNotFound
@@ -249,7 +262,7 @@ func (p *pieces) fromArchive(ctx context.Context, id digest.Digest) (trustFetche
 	if err := ra.Close(); err != nil {
 		return trustFetched{}, err
 	}
-	b, err := readBlob(ctx, *p.local, ocispec.Descriptor{Digest: id, Size: size}, maxManifestSize)
+	b, err := readBlob(ctx, *p.local, ocispec.Descriptor{Digest: id, Size: size}, limit)
 	return trustFetched{Data: b}, err
 }
 

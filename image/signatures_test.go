@@ -160,17 +160,6 @@ func TestSigstoreKey(t *testing.T) {
 	key.attach(t, name("digest"), digest.FromString("another")).push(t, s.r, "digest", p.Manifest, false)
 	s.pull(t, "digest", scope, what, "does not match")
 
-	// A sigstore bundle is said to be one.
-	p = s.add(t, "bundle")
-	config, _ := s.r.AddBlob([]byte("{}"))
-	m := ocispec.Manifest{MediaType: ocispec.MediaTypeImageManifest, ArtifactType: "application/vnd.dev.sigstore.bundle.v0.3+json",
-		Config: config, Layers: []ocispec.Descriptor{}, Subject: &p.Manifest}
-	m.SchemaVersion = 2
-	if _, err := s.r.AddManifest("bundle", "", mustJSON(t, m)); err != nil {
-		t.Fatal(err)
-	}
-	s.pull(t, "bundle", "sigstore bundle")
-
 	// A registry that the policy does not speak of.
 	s.policyFor("registry.example", `{"type": "insecureAcceptAnything"}`)
 	s.pull(t, "good-true", `scope "default": `, "rejected by policy")

@@ -66,7 +66,8 @@ func (s *Store) askTrust(ctx context.Context, what string, question any, talk fu
 	}
 	in.Close()
 	_ = cmd.Process.Kill() // it has answered, or should not go on; fails if it has ended
-	if werr := cmd.Wait(); err != nil && werr != nil && said.Len() > 0 {
+	var denied *deniedError
+	if werr := cmd.Wait(); err != nil && werr != nil && said.Len() > 0 && !errors.As(err, &denied) {
 		err = errors.New(strings.TrimSpace(said.String()))
 	}
 	if c := context.Cause(ctx); c != nil {

@@ -20,8 +20,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: cri-shim-trust policy|unwrap, with a question on standard input; the daemon's, not a person's")
 		os.Exit(2)
 	}
+	said := os.Stderr
+	os.Stderr = nil // libraries write their thoughts there, and the daemon would take them for ours
 	if err := run(os.Args[1], os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintln(os.Stderr, err) // the daemon says whose words these are
+		fmt.Fprintln(said, err) // the daemon says whose words these are
 		os.Exit(1)
 	}
 }

@@ -28,14 +28,14 @@ func TestSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, want := *all.of(ref), (signatureSources{"https://old.example", false}); got != want {
+	if got, want := *all.of(ref), (signatureSources{"https://old.example", false, false}); got != want {
 		t.Errorf("of(%s) = %+v; want %+v", ref, got, want)
 	}
 	other, err := parseReference("elsewhere.example/app:v1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := *all.of(other), (signatureSources{"file:///default", true}); got != want {
+	if got, want := *all.of(other), (signatureSources{"file:///default", true, false}); got != want {
 		t.Errorf("of(%s) = %+v; want %+v", other, got, want)
 	}
 	for text, want := range map[string]string{
@@ -76,9 +76,9 @@ func FuzzAttachments(f *testing.F) {
 	f.Add([]byte(`[{"artifactType": "` + cosignArtifact + `", "digest": "sha256:0"}, {"artifactType": "` + bundlePrefix + `"}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all, _ := attached(answers(b), wanted{})
-		more, _ := fromReferrers(answers(b), digest.FromString("x"))
-		if len(all) > maxSignatures || len(more) > maxReferrers*maxSignatures {
-			t.Errorf("%d and %d signatures", len(all), len(more))
+		more, bundles, _ := fromReferrers(answers(b), digest.FromString("x"))
+		if len(all) > maxSignatures || len(more) > maxReferrers*maxSignatures || len(bundles) > maxReferrers {
+			t.Errorf("%d and %d signatures, %d bundles", len(all), len(more), len(bundles))
 		}
 	})
 }

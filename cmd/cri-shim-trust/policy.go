@@ -139,6 +139,8 @@ type requirement struct {
 	files  []string
 	signed bool // it looks at signatures
 	policy signature.PolicyRequirement
+	// sigstore is its text if it is sigstoreSigned.
+	sigstore *sigstoreSigned
 }
 
 func describe(r signature.PolicyRequirement) (requirement, error) {
@@ -147,19 +149,12 @@ func describe(r signature.PolicyRequirement) (requirement, error) {
 	if err != nil {
 		return d, err
 	}
-	var f struct {
-		Type                string
-		KeyPath             string
-		KeyPaths            []string
-		KeyData             []byte
-		KeyDatas            [][]byte
-		RekorPublicKeyPath  string
-		RekorPublicKeyPaths []string
-		Fulcio              *struct{ CAPath, OIDCIssuer, SubjectEmail string }
-		PKI                 *struct{ CARootsPath, CAIntermediatesPath, SubjectEmail, SubjectHostname string }
-	}
+	var f sigstoreSigned
 	if err := json.Unmarshal(raw, &f); err != nil {
 		return d, err
+	}
+	if f.Type == "sigstoreSigned" {
+		d.sigstore = &f
 	}
 	d.signed = f.Type == "signedBy" || f.Type == "sigstoreSigned" || f.Type == "signedBaseLayer"
 	add := func(label string, paths ...string) {
@@ -196,9 +191,9 @@ func (q *policyQuestion) judgeOne(c candidate, ref reference.Named, reqs []requi
 		return err
 	}
 	defer os.RemoveAll(dir)
-	var missing []error
+	var found signatures
 	if signed {
-		if missing, err = collect(dir, c, ref, conf, d); err != nil {
+		if found, err = collect(dir, &c, ref, conf, d); err != nil {
 			return err
 		}
 	}
@@ -211,11 +206,46 @@ func (q *policyQuestion) judgeOne(c candidate, ref reference.Named, reqs []requi
 		return errors.New("no requirement is configured")
 	}
 	for _, r := range reqs {
-		if err := ask(r.policy, img); err != nil {
-			return fmt.Errorf("%s: %w", r.what, errors.Join(append([]error{err}, missing...)...))
+		if err := r.judge(img, &found, &c, ref, conf); err != nil {
+			return fmt.Errorf("%s: %w", r.what, errors.Join(append([]error{err}, found.missing...)...))
 		}
 	}
 	return nil
+}
+
+// judge asks one requirement: by go.podman.io/image about signatures that it knows, then about bundles.
+func (r *requirement) judge(img types.UnparsedImage, found *signatures, c *candidate, ref reference.Named, conf *signatureSources) error {
+	if r.sigstore == nil || ref == nil {
+		return ask(r.policy, img)
+	}
+	trusted, err := r.sigstore.roots()
+	if err != nil {
+		return err
+	}
+	var refused []error
+	switch {
+	case trusted.pem:
+		err := ask(r.policy, img)
+		if err == nil {
+			return nil
+		}
+		if len(found.files) > 0 || len(found.bundles) == 0 {
+			refused = append(refused, err)
+		}
+	case len(found.files) > 0:
+		refused = append(refused, fmt.Errorf("%d signatures that are no bundles: a trusted root judges bundles only", len(found.files)))
+	case len(found.bundles) == 0:
+		refused = append(refused, errors.New("no bundle exists, and a trusted root judges nothing else"))
+	}
+	if len(found.bundles) > 0 {
+		j := &bundleJudge{r.sigstore, trusted, *c, ref, conf.byDigest}
+		err := j.accept(found.bundles)
+		if err == nil {
+			return nil
+		}
+		refused = append(refused, err)
+	}
+	return errors.Join(refused...)
 }
 
 func ask(r signature.PolicyRequirement, img types.UnparsedImage) error {
@@ -231,33 +261,36 @@ func ask(r signature.PolicyRequirement, img types.UnparsedImage) error {
 	return err
 }
 
-// collect writes the manifest and its signatures into dir, as the transport "dir:" has them. What could not be had of
-// the signatures is in missing: it may not be needed.
-func collect(dir string, c candidate, ref reference.Named, conf *signatureSources, d *daemon) (missing []error, err error) {
+// collect writes the manifest and its signatures into dir, as the transport "dir:" has them, and completes c. What
+// could not be had of the signatures may not be needed.
+func collect(dir string, c *candidate, ref reference.Named, conf *signatureSources, d *daemon) (found signatures, err error) {
 	if err := c.Digest.Validate(); err != nil {
-		return nil, fmt.Errorf("digest: %w", err)
+		return found, fmt.Errorf("digest: %w", err)
 	}
 	if c.Manifest == nil {
 		p, err := d.fetch(wanted{Kind: "manifest", Reference: c.Digest.String(), MediaType: c.MediaType})
 		if err != nil {
-			return nil, fmt.Errorf("manifest: %w", err)
+			return found, fmt.Errorf("manifest: %w", err)
 		}
 		c.Manifest = p.Data
 	}
 	if got := c.Digest.Algorithm().FromBytes(c.Manifest); got != c.Digest {
-		return nil, fmt.Errorf("manifest has digest %s", got)
+		return found, fmt.Errorf("manifest has digest %s", got)
 	}
-	var all [][]byte
 	if ref != nil {
-		all, missing = conf.signatures(ref, c.Digest, d)
+		found = conf.signatures(ref, c.Digest, d)
 	}
-	err = errors.Join(
+	return found, writeDir(dir, c.Manifest, found.files)
+}
+
+func writeDir(dir string, manifest []byte, files [][]byte) error {
+	err := errors.Join(
 		os.WriteFile(filepath.Join(dir, "version"), []byte("Directory Transport Version: 1.1\n"), 0o600),
-		os.WriteFile(filepath.Join(dir, "manifest.json"), c.Manifest, 0o600))
-	for i, s := range all {
+		os.WriteFile(filepath.Join(dir, "manifest.json"), manifest, 0o600))
+	for i, s := range files {
 		err = errors.Join(err, os.WriteFile(filepath.Join(dir, fmt.Sprintf("signature-%d", i+1)), s, 0o600))
 	}
-	return missing, err
+	return err
 }
 
 func open(dir string, ref reference.Named) (types.UnparsedImage, func(), error) {

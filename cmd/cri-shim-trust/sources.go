@@ -25,7 +25,8 @@ import (
 const (
 	maxSignatures   = 128
 	maxSignature    = 4 << 20
-	maxReferrers    = 32
+	maxReferrers    = 32  // that are signatures
+	maxLooks        = 128 // at referrers, to see whether they are
 	lookasideWithin = 30 * time.Second
 	defaultLocation = "file:///var/lib/containers/sigstore"
 )
@@ -34,12 +35,14 @@ const (
 type signatureSources struct {
 	lookaside   string
 	attachments bool
+	byDigest    bool // a bundle need not name the repository; a key of ours, which others pass over
 }
 
 type registryNamespace struct {
 	Lookaside   string `yaml:"lookaside"`
 	SigStore    string `yaml:"sigstore"` // its name before
 	Attachments *bool  `yaml:"use-sigstore-attachments"`
+	ByDigest    *bool  `yaml:"bundles-by-digest"`
 }
 
 type registriesFile struct {
@@ -106,7 +109,7 @@ func (all *registriesFile) of(ref reference.Named) *signatureSources {
 		levels = append(levels, *all.Default)
 	}
 	s := &signatureSources{}
-	var attachments *bool
+	var attachments, byDigest *bool
 	for _, ns := range levels {
 		if s.lookaside == "" {
 			s.lookaside = ns.Lookaside
@@ -117,40 +120,48 @@ func (all *registriesFile) of(ref reference.Named) *signatureSources {
 		if attachments == nil {
 			attachments = ns.Attachments
 		}
+		if byDigest == nil {
+			byDigest = ns.ByDigest
+		}
 	}
 	if s.lookaside == "" {
 		s.lookaside = defaultLocation
 	}
 	s.attachments = attachments != nil && *attachments
+	s.byDigest = byDigest != nil && *byDigest
 	return s
 }
 
-// signatures are those of a manifest, each as the transport "dir:" stores it.
-func (s *signatureSources) signatures(ref reference.Named, id digest.Digest, d *daemon) (all [][]byte, missing []error) {
+// signatures are what is there for a manifest.
+type signatures struct {
+	files   [][]byte // as the transport "dir:" stores them
+	bundles []attachedBundle
+	missing []error
+}
+
+func (s *signatureSources) signatures(ref reference.Named, id digest.Digest, d *daemon) (all signatures) {
 	found, err := fromLookaside(s.lookaside, ref, id)
-	if err != nil {
-		missing = append(missing, fmt.Errorf("lookaside %s: %w", s.lookaside, err))
-	}
-	all = append(all, found...)
+	all.add(found, "lookaside "+s.lookaside, err)
 	if !s.attachments {
-		return all, missing
+		return all
 	}
 	// Cosign's two ways: a tag made of the digest, and referrers (OCI 1.1).
 	found, err = attached(d, wanted{Kind: "manifest", Reference: strings.Replace(id.String(), ":", "-", 1) + ".sig"})
+	all.add(found, "sigstore attachment", err)
+	found, all.bundles, err = fromReferrers(d, id)
+	all.add(found, "referrers", err)
+	if len(all.files) > maxSignatures {
+		all.add(nil, "signatures", fmt.Errorf("%d; %d are looked at", len(all.files), maxSignatures))
+		all.files = all.files[:maxSignatures]
+	}
+	return all
+}
+
+func (all *signatures) add(files [][]byte, where string, err error) {
+	all.files = append(all.files, files...)
 	if err != nil {
-		missing = append(missing, fmt.Errorf("sigstore attachment: %w", err))
+		all.missing = append(all.missing, fmt.Errorf("%s: %w", where, err))
 	}
-	all = append(all, found...)
-	found, err = fromReferrers(d, id)
-	if err != nil {
-		missing = append(missing, fmt.Errorf("referrers: %w", err))
-	}
-	all = append(all, found...)
-	if len(all) > maxSignatures {
-		missing = append(missing, fmt.Errorf("%d signatures; %d are looked at", len(all), maxSignatures))
-		all = all[:maxSignatures]
-	}
-	return all, missing
 }
 
 // fromLookaside reads signature-1, signature-2 and so on until there are none left.
@@ -218,7 +229,6 @@ func readURL(client *http.Client, u *url.URL) ([]byte, error) {
 const (
 	simpleSigning  = "application/vnd.dev.cosign.simplesigning.v1+json"
 	cosignArtifact = "application/vnd.dev.cosign.artifact.sig.v1+json"
-	bundlePrefix   = "application/vnd.dev.sigstore.bundle"
 )
 
 // attached reads the layers of cosign's signature manifest; none if there is no manifest.
@@ -234,6 +244,10 @@ func attached(d *daemon, w wanted) (all [][]byte, err error) {
 	if err := json.Unmarshal(p.Data, &m); err != nil {
 		return nil, fmt.Errorf("%s: %w", w.Reference, err)
 	}
+	return signatureLayers(d, m)
+}
+
+func signatureLayers(d *daemon, m ocispec.Manifest) (all [][]byte, err error) {
 	for _, l := range m.Layers[:min(len(m.Layers), maxSignatures)] {
 		if l.MediaType != simpleSigning {
 			continue // an attestation
@@ -254,38 +268,104 @@ func attached(d *daemon, w wanted) (all [][]byte, err error) {
 	return all, nil
 }
 
-func fromReferrers(d *daemon, id digest.Digest) (all [][]byte, err error) {
+// fromReferrers reads the signatures among the manifests that say they are about id. Others are passed over, so that
+// attestations do not count for the limits.
+func fromReferrers(d *daemon, id digest.Digest) (all [][]byte, bundles []attachedBundle, err error) {
 	p, err := d.fetch(wanted{Kind: "referrers", Reference: id.String()})
 	if errors.Is(err, errNotFound) {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var refs []ocispec.Descriptor
 	if err := json.Unmarshal(p.Data, &refs); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var errs []error
-	n := 0
+	looks, n := 0, 0
 	for _, r := range refs {
-		switch {
-		case r.ArtifactType == cosignArtifact || r.ArtifactType == simpleSigning:
-		case strings.HasPrefix(r.ArtifactType, bundlePrefix):
-			errs = append(errs, fmt.Errorf("%s is a signature as a sigstore bundle, which is not read: sign with --new-bundle-format=false", r.Digest))
-			continue
-		default:
+		if !mayBeSignature(r.ArtifactType, r.Annotations) {
 			continue
 		}
-		if n++; n > maxReferrers {
-			errs = append(errs, fmt.Errorf("more than %d", maxReferrers))
+		if looks == maxLooks {
+			errs = append(errs, fmt.Errorf("more than %d that may be signatures; the others are not looked at", maxLooks))
 			break
 		}
-		found, err := attached(d, wanted{Kind: "manifest", Reference: r.Digest.String(), Size: r.Size, MediaType: r.MediaType})
-		all = append(all, found...)
-		errs = append(errs, err)
+		if n == maxReferrers {
+			errs = append(errs, fmt.Errorf("more than %d signatures; the others are not looked at", maxReferrers))
+			break
+		}
+		looks++
+		files, b, err := referrer(d, r, id)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", r.Digest, err))
+		}
+		if err != nil || b != nil || len(files) > 0 {
+			n++
+		}
+		all = append(all, files...)
+		if b != nil {
+			bundles = append(bundles, *b)
+		}
 	}
-	return all, errors.Join(errs...)
+	return all, bundles, errors.Join(errs...)
+}
+
+// mayBeSignature tells by a list of referrers, or by a manifest, whether to look further.
+func mayBeSignature(artifactType string, annotations map[string]string) bool {
+	switch artifactType {
+	case cosignArtifact, simpleSigning, "", ocispec.MediaTypeEmptyJSON, ocispec.MediaTypeImageConfig:
+		// The last ones are what older clients write into the list under a tag: the manifest says what it is.
+		return true
+	}
+	if !strings.HasPrefix(artifactType, bundlePrefix) {
+		return false
+	}
+	predicate, ok := annotations[predicateNote]
+	return !ok || predicate == signPredicate
+}
+
+func referrer(d *daemon, r ocispec.Descriptor, id digest.Digest) ([][]byte, *attachedBundle, error) {
+	p, err := d.fetch(wanted{Kind: "manifest", Reference: r.Digest.String(), Size: r.Size, MediaType: r.MediaType})
+	if err != nil {
+		return nil, nil, err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(p.Data, &m); err != nil {
+		return nil, nil, err
+	}
+	if m.Subject == nil || m.Subject.Digest != id {
+		about := "nothing"
+		if m.Subject != nil {
+			about = m.Subject.Digest.String()
+		}
+		return nil, nil, fmt.Errorf("listed as one of %s, and it is about %.100s", id, about)
+	}
+	kind := m.ArtifactType
+	if kind == "" {
+		kind = m.Config.MediaType // image-spec, "Guidelines for Artifact Usage"
+	}
+	switch {
+	case kind == cosignArtifact || kind == simpleSigning:
+		files, err := signatureLayers(d, m)
+		return files, nil, err
+	case !strings.HasPrefix(kind, bundlePrefix) || !mayBeSignature(kind, m.Annotations):
+		return nil, nil, nil
+	case len(m.Layers) != 1:
+		return nil, nil, fmt.Errorf("a bundle of %d layers; it has one", len(m.Layers))
+	}
+	l := m.Layers[0]
+	switch {
+	case !strings.HasPrefix(l.MediaType, bundlePrefix):
+		return nil, nil, fmt.Errorf("layer %s is %.100q, and no bundle", l.Digest, l.MediaType)
+	case l.Size > maxBundle:
+		return nil, nil, fmt.Errorf("a bundle of %d bytes; at most %d are taken", l.Size, maxBundle)
+	}
+	if p, err = d.fetch(wanted{Kind: "blob", Reference: l.Digest.String(), Size: l.Size, MediaType: l.MediaType}); err != nil {
+		return nil, nil, fmt.Errorf("bundle %s: %w", l.Digest, err)
+	}
+	return nil, &attachedBundle{r.Digest, p.Data}, nil
 }
 
 // sigstoreFile is a signature as the transport "dir:" and lookaside stores have it (containers-signature formats).

@@ -41,6 +41,10 @@ func (s *Server) noteSubject(repo string, d ocispec.Descriptor, raw []byte) erro
 }
 
 func (s *Server) getReferrers(w http.ResponseWriter, _ *http.Request, repo string, subject digest.Digest) {
+	if s.opts.NoReferrers {
+		fail(w, http.StatusNotFound, "NOT_FOUND", "no such resource")
+		return
+	}
 	if subject.Validate() != nil {
 		fail(w, http.StatusBadRequest, "DIGEST_INVALID", "invalid digest")
 		return

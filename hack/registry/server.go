@@ -42,6 +42,7 @@ type Options struct {
 	Auth               AuthKind
 	Username, Password string
 	RefreshToken       string // an identity token that /token takes instead of the password
+	NoReferrers        bool   // the Referrers API is not there: clients list referrers under a tag
 }
 
 // Request is what a client asked and what it got.
