@@ -141,6 +141,14 @@ func TestArtifactImage(t *testing.T) {
 	if out := n.shim(t, "image", "verify", at, "--repair"); !strings.Contains(out, name) || !strings.Contains(out, "  repaired\n") {
 		t.Errorf("image verify --repair = %s; want the artifact repaired", out)
 	}
+	if out := n.shim(t, "image", "why", at, name); !strings.Contains(out, pushed.ID.String()+" of ") {
+		t.Errorf("image why = %s; want the artifact's digest", out)
+	}
+	n.shim(t, "image", "pin", at, name)
+	n.shim(t, "image", "gc", at, "--unused")
+	if img := n.image(t, name); !img.GetPinned() {
+		t.Errorf("after image pin and image gc --unused: %v; want it there, pinned", img)
+	}
 	if out := n.shim(t, "image", "du", at); !strings.Contains(out, name) {
 		t.Errorf("image du = %s; want the artifact in it", out)
 	}
