@@ -101,7 +101,7 @@ bench-pod: build ## measure starts, execs, stops and memory over the CRI, in ms 
 bench-runtime: build ## measure the low-level runtime against crun and runc, where they are installed (ROUNDS)
 	hack/bench/runtime.sh
 
-bench-pull: ## measure pulls from a registry on this machine, and those of containerd, podman and skopeo (needs root; FLAGS)
+bench-pull: build ## measure pulls over the CRI from a registry on this machine, and those of containerd, podman and skopeo (needs root; ROUNDS, CASES, CONTAINERD_BIN)
 	hack/benchpull/run.sh $(FLAGS)
 
 tools: ## build crictl, critest and the linters into .cache/tools

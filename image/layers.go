@@ -374,8 +374,8 @@ func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.Fi
 	if !used {
 		in = decoded{z}
 	}
-	ahead := newReadAhead(in)
-	res, err := layer.Unpack(ctx, io.TeeReader(ahead, diff), dir, o)
+	ahead := newReadAhead(in, diff)
+	res, err := layer.Unpack(ctx, ahead, dir, o)
 	// A program that is stuck would not be done with its input.
 	if p, ok := z.(*layer.Program); ok && err != nil {
 		p.Kill()

@@ -27,6 +27,9 @@ const firstProject = 1 << 30
 // projects is how many there can be.
 const projects = 1 << 20
 
+// Limit is what a directory may take; 0 is no limit.
+type Limit struct{ Bytes, Inodes uint64 }
+
 // OpenQuota takes up the directories below those named; the first is where new ones are made. The error matches
 // errors.ErrUnsupported and says why where the file system has no project quotas.
 func OpenQuota(dirs ...string) (_ *Quota, err error) {
@@ -77,8 +80,8 @@ func (q *Quota) dropStale() error {
 			return nil
 		}
 		id = next
-		if !q.used[id] && u.Inodes == 0 && u.MaxBytes > 0 {
-			if err := sys.SetProjectLimit(q.root, id, 0); err != nil {
+		if !q.used[id] && u.Inodes == 0 && (u.MaxBytes > 0 || u.MaxInodes > 0) {
+			if err := sys.SetProjectLimit(q.root, id, 0, 0); err != nil {
 				return err
 			}
 		}
@@ -106,9 +109,9 @@ func (q *Quota) project(dir string) (uint32, error) {
 	return id, err
 }
 
-// Assign makes an empty directory a project with a number that nothing on the file system has, and limits it; 0 is no limit,
-// but what it takes is counted.
-func (q *Quota) Assign(dir string, limit uint64) error {
+// Assign makes an empty directory a project with a number that nothing on the file system has, and limits it; without limits
+// what it takes is counted. The directory itself is one of its inodes.
+func (q *Quota) Assign(dir string, limit Limit) error {
 	f, err := os.OpenFile(dir, os.O_RDONLY|sys.OpenDirectory|sys.OpenNoFollow, 0)
 	if err != nil {
 		return err
@@ -139,7 +142,7 @@ func (q *Quota) Assign(dir string, limit uint64) error {
 
 var errTaken = errors.New("the project belongs to somebody else")
 
-func (q *Quota) assign(dir *os.File, id uint32, limit uint64) error {
+func (q *Quota) assign(dir *os.File, id uint32, limit Limit) error {
 	u, err := sys.ProjectQuota(q.root, id)
 	if err != nil {
 		return err
@@ -157,7 +160,7 @@ func (q *Quota) assign(dir *os.File, id uint32, limit uint64) error {
 	if u.Inodes > 1 {
 		return errTaken
 	}
-	return sys.SetProjectLimit(q.root, id, limit)
+	return sys.SetProjectLimit(q.root, id, limit.Bytes, limit.Inodes)
 }
 
 func (q *Quota) take() (uint32, error) {
@@ -178,8 +181,8 @@ func (q *Quota) free(id uint32) {
 	delete(q.used, id)
 }
 
-// Limit changes the limit of a directory that was assigned one.
-func (q *Quota) Limit(dir string, limit uint64) error {
+// Limit changes the limits of a directory that is a project.
+func (q *Quota) Limit(dir string, limit Limit) error {
 	id, err := q.project(dir)
 	if err != nil {
 		return err
@@ -187,7 +190,7 @@ func (q *Quota) Limit(dir string, limit uint64) error {
 	if id == 0 {
 		return fmt.Errorf("limit of %s: it is no project: %w", dir, ErrNotFound)
 	}
-	return sys.SetProjectLimit(q.root, id, limit)
+	return sys.SetProjectLimit(q.root, id, limit.Bytes, limit.Inodes)
 }
 
 // Usage tells what a directory takes without looking at its files; false where it is no project, since it is older than the
@@ -211,7 +214,7 @@ func (q *Quota) Remove(dir string) error {
 	if err := os.RemoveAll(dir); err != nil || id == 0 {
 		return err
 	}
-	err = sys.SetProjectLimit(q.root, id, 0)
+	err = sys.SetProjectLimit(q.root, id, 0, 0)
 	q.free(id)
 	return err
 }

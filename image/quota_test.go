@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
+	"github.com/cri-shim/cri-shim/internal/sys"
 )
 
 // quotaDisks are file systems with project quotas, each in a file of its own. What the machine cannot make is a skip with
@@ -79,7 +80,7 @@ func testQuota(t *testing.T, kind, disk string) {
 			if snapshotter == SnapshotNative {
 				limit = 0
 			}
-			if err := errors.Join(os.Mkdir(dir, 0o711), q.Assign(dir, limit)); err != nil {
+			if err := errors.Join(os.Mkdir(dir, 0o711), q.Assign(dir, Limit{Bytes: limit})); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -91,7 +92,7 @@ func testQuota(t *testing.T, kind, disk string) {
 			if base, _, _, err = q.Usage(limited); err != nil || base < 6<<20 {
 				t.Fatalf("a copy takes %d bytes, %v; want the image's", base, err)
 			}
-			if err := q.Limit(limited, base+limit); err != nil {
+			if err := q.Limit(limited, Limit{Bytes: base + limit}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -140,11 +141,76 @@ func testQuota(t *testing.T, kind, disk string) {
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
+		testQuotaInodes(t, q, s, img, filepath.Join(layers, snapshotter+"-inodes"), over)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	testQuotaNumbers(t, q, layers, trash)
+}
+
+// testQuotaInodes: a container gets as many files as it may have, and another when one is gone.
+func testQuotaInodes(t *testing.T, q *Quota, s *Store, img *Image, dir string, over syscall.Errno) {
+	limit := Limit{Inodes: 100}
+	copies := s.cfg.Snapshotter == SnapshotNative
+	before := limit
+	if copies {
+		before = Limit{}
+	}
+	if err := errors.Join(os.Mkdir(dir, 0o711), q.Assign(dir, before)); err != nil {
+		t.Fatal(err)
+	}
+	f, err := s.Rootfs(t.Context(), img.ID, dir, RootfsOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	_, own, _, err := q.Usage(dir)
+	if err != nil || own < 2 || own > 20 {
+		t.Fatalf("%s takes %d inodes, %v; want a few", dir, own, err)
+	}
+	if copies {
+		limit.Inodes += own
+		if err := q.Limit(dir, limit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// touch goes on after a file that it cannot make. As above, without the right to pass over quotas.
+	touch := func(first, last int) ([]byte, error) {
+		cmd := exec.Command("setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--", "sh", "-c",
+			fmt.Sprintf("cd /dev/fd/3 && seq -f file%%g %d %d | xargs touch", first, last))
+		cmd.ExtraFiles = []*os.File{f}
+		return cmd.CombinedOutput()
+	}
+	text := map[syscall.Errno]string{syscall.EDQUOT: "Disk quota exceeded", syscall.ENOSPC: "No space left on device"}[over]
+	if out, err := touch(1, 200); err == nil || !bytes.Contains(out, []byte(text)) {
+		t.Errorf("200 files = %v, %s; want %q", err, out, text)
+	}
+	made, err := filepath.Glob("/proc/self/fd/" + strconv.Itoa(int(f.Fd())) + "/file*")
+	if want := int(limit.Inodes - own); err != nil || len(made) != want {
+		t.Errorf("%d of 200 files were made, %v; want %d", len(made), err, want)
+	}
+	if _, inodes, ok, err := q.Usage(dir); err != nil || !ok || inodes != limit.Inodes {
+		t.Errorf("Usage = %d inodes, %v, %v; want the limit, %d", inodes, ok, err, limit.Inodes)
+	}
+	if len(made) == 0 {
+		return
+	}
+	if err := os.Remove(made[0]); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(100 * time.Millisecond) {
+		out, err := touch(201, 201)
+		if err == nil {
+			break
+		}
+		if time.Now().After(deadline) { // xfs counts deleted files a while longer
+			t.Fatalf("a file in the place of a deleted one = %v: %s", err, out)
+		}
+	}
+	if out, err := touch(202, 202); err == nil || !bytes.Contains(out, []byte(text)) {
+		t.Errorf("one more = %v, %s; want %q", err, out, text)
+	}
 }
 
 // testQuotaNumbers: no number is given twice, across restarts too; what is deleted gives its own back.
@@ -179,7 +245,7 @@ func testQuotaNumbers(t *testing.T, q *Quota, layers, trash string) {
 		t.Fatal(err)
 	}
 	fresh := filepath.Join(layers, "fresh")
-	if err := errors.Join(os.Mkdir(fresh, 0o711), q.Assign(fresh, 1<<20)); err != nil {
+	if err := errors.Join(os.Mkdir(fresh, 0o711), q.Assign(fresh, Limit{Bytes: 1 << 20})); err != nil {
 		t.Fatal(err)
 	}
 	if got := number(fresh); got == id || seen[got] {
@@ -193,7 +259,7 @@ func testQuotaNumbers(t *testing.T, q *Quota, layers, trash string) {
 		t.Fatal(err)
 	}
 	busy := filepath.Join(layers, "busy")
-	if err := errors.Join(os.Mkdir(busy, 0o711), q.Assign(busy, 1<<20)); err != nil {
+	if err := errors.Join(os.Mkdir(busy, 0o711), q.Assign(busy, Limit{Bytes: 1 << 20, Inodes: 50})); err != nil {
 		t.Fatal(err)
 	}
 	if got := number(busy); got == id {
@@ -209,7 +275,7 @@ func testQuotaNumbers(t *testing.T, q *Quota, layers, trash string) {
 	again := ""
 	for deadline, i := time.Now().Add(time.Minute), 0; ; i++ {
 		again = filepath.Join(layers, fmt.Sprint("again", i))
-		if err := errors.Join(os.Mkdir(again, 0o711), q.Assign(again, 0)); err != nil {
+		if err := errors.Join(os.Mkdir(again, 0o711), q.Assign(again, Limit{})); err != nil {
 			t.Fatal(err)
 		}
 		got := number(again)
@@ -226,6 +292,44 @@ func testQuotaNumbers(t *testing.T, q *Quota, layers, trash string) {
 	}
 	if err := os.WriteFile(filepath.Join(again, "f"), make([]byte, 8<<20), 0o600); err != nil {
 		t.Errorf("the limit of the one before is there still: %v", err)
+	}
+	testQuotaStale(t, q, layers)
+}
+
+// testQuotaStale: a daemon that died between a directory and its limits leaves none to whoever gets the number next.
+func testQuotaStale(t *testing.T, q *Quota, layers string) {
+	for name, limit := range map[string]Limit{"bytes": {Bytes: 1 << 20}, "inodes": {Inodes: 50}} {
+		dir := filepath.Join(layers, "stale-"+name)
+		if err := errors.Join(os.Mkdir(dir, 0o711), q.Assign(dir, limit)); err != nil {
+			t.Fatal(err)
+		}
+		id, err := q.project(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := sys.ProjectQuota(q.root, id)
+		if err != nil || u.MaxBytes != limit.Bytes || u.MaxInodes != limit.Inodes || u.Inodes != 1 {
+			t.Errorf("quota of an empty directory = %+v, %v; want limits %+v, and 1 inode", u, err, limit)
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
+			next, err := OpenQuota(layers)
+			if err != nil {
+				t.Fatal(err)
+			}
+			u, err := sys.ProjectQuota(next.root, id)
+			if err = errors.Join(err, next.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if u.MaxBytes == 0 && u.MaxInodes == 0 {
+				break
+			}
+			if time.Now().After(deadline) { // xfs counts deleted files a while longer
+				t.Fatalf("%s: limits of a project without a directory = %+v; want none", name, u)
+			}
+		}
 	}
 }
 

@@ -3,9 +3,12 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -196,12 +199,27 @@ func TestRunPodRetryJoins(t *testing.T) {
 	}
 }
 
+func ignoresTERM(m *Manager, id string) bool {
+	c, err := m.Container(id)
+	if err != nil {
+		return false
+	}
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID))
+	for line := range strings.Lines(string(text)) {
+		if value, ok := strings.CutPrefix(line, "SigIgn:\t"); ok {
+			mask, _ := strconv.ParseUint(strings.TrimSpace(value), 16, 64)
+			return mask>>(syscall.SIGTERM-1)&1 == 1
+		}
+	}
+	return false
+}
+
 func TestStopContainer(t *testing.T) {
 	h := newHost(t)
 	h.script = `trap "" TERM; while :; do sleep 0.1; done`
 	m := h.manager()
 	_, id := mustStart(t, m)
-	time.Sleep(100 * time.Millisecond) // the trap is set
+	eventually(t, "the trap", func() bool { return ignoresTERM(m, id) })
 	long := make(chan error, 1)
 	go func() { long <- m.StopContainer(context.Background(), id, time.Hour) }()
 	time.Sleep(100 * time.Millisecond)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,27 +18,41 @@ import (
 // TestLayerLimit: the container's annotation counts before the pod's, and nobody gets more than the node gives.
 func TestLayerLimit(t *testing.T) {
 	none := &sys.NoProjectQuotaError{Path: "/var", Reason: "it is tmpfs"}
+	type node struct {
+		size   config.Size
+		inodes int64
+	}
+	podInodes, webInodes := layerInodesAnnotation+"pod", layerInodesAnnotation+"container.web"
 	for _, tt := range []struct {
 		name     string
-		node     config.Size
+		node     node
 		quota    bool
 		pod, ctr map[string]string
-		want     config.Size
+		want     image.Limit
 		err      string
 	}{
 		{name: "no limit", quota: true},
-		{name: "the node's", node: config.GiB, quota: true, want: config.GiB},
-		{name: "the pod's", node: config.GiB, quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB"}, want: 64 * config.MiB},
-		{name: "one of the pod's", quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB", layerSizeAnnotation + "container.web": "1MiB"}, want: config.MiB},
-		{name: "another container's", quota: true, pod: map[string]string{layerSizeAnnotation + "container.db": "1MiB"}},
-		{name: "containerd's", quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB"}, ctr: map[string]string{containerdSizeAnnotation: "4096"}, want: 4096},
-		{name: "more than the node's", node: config.MiB, quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "2MiB"}, err: `writable-layer.cri-shim.io/pod`},
+		{name: "the node's", node: node{config.GiB, 1000}, quota: true, want: image.Limit{Bytes: 1 << 30, Inodes: 1000}},
+		{name: "the pod's", node: node{size: config.GiB}, quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB"}, want: image.Limit{Bytes: 64 << 20}},
+		{name: "one of the pod's", quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB", layerSizeAnnotation + "container.web": "1MiB"}, want: image.Limit{Bytes: 1 << 20}},
+		{name: "another container's", quota: true, pod: map[string]string{layerSizeAnnotation + "container.db": "1MiB", layerInodesAnnotation + "container.db": "100"}},
+		{name: "containerd's", quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "64MiB"}, ctr: map[string]string{containerdSizeAnnotation: "4096"}, want: image.Limit{Bytes: 4096}},
+		{name: "more than the node's", node: node{size: config.MiB}, quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "2MiB"}, err: `writable-layer.cri-shim.io/pod`},
 		{name: "nothing", quota: true, pod: map[string]string{layerSizeAnnotation + "pod": "0"}, err: "leaves no room"},
 		{name: "no size", quota: true, ctr: map[string]string{containerdSizeAnnotation: "big"}, err: `"big" is no size`},
 		{name: "without quotas", pod: map[string]string{layerSizeAnnotation + "pod": "1MiB"}, err: "it is tmpfs"},
+
+		{name: "the pod's inodes", node: node{config.GiB, 1000}, quota: true, pod: map[string]string{podInodes: "1000"}, want: image.Limit{Bytes: 1 << 30, Inodes: 1000}},
+		{name: "inodes of one", quota: true, pod: map[string]string{podInodes: "1000", webInodes: "64"}, want: image.Limit{Inodes: 64}},
+		{name: "more inodes than the node's", node: node{inodes: 1000}, quota: true, pod: map[string]string{webInodes: "1001"}, err: `more than the node's writable_layer_inodes, 1000`},
+		{name: "too few inodes", quota: true, pod: map[string]string{podInodes: "63"}, err: "at least 64"},
+		{name: "negative inodes", quota: true, pod: map[string]string{podInodes: "-1"}, err: "at least 64"},
+		{name: "no inodes", quota: true, pod: map[string]string{podInodes: "1k"}, err: `"1k" is no number`},
+		{name: "inodes on another's", quota: true, ctr: map[string]string{podInodes: "100"}},
+		{name: "inodes without quotas", pod: map[string]string{podInodes: "100"}, err: "it is tmpfs"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			l := &podLayers{limit: tt.node, why: none}
+			l := &podLayers{size: tt.node.size, inodes: tt.node.inodes, why: none}
 			if tt.quota {
 				l.quota, l.why = &image.Quota{}, nil
 			}
@@ -51,7 +66,7 @@ func TestLayerLimit(t *testing.T) {
 				return
 			}
 			if err != nil || got != tt.want {
-				t.Errorf("limitOf = %d, %v; want %d", got, err, tt.want)
+				t.Errorf("limitOf = %+v, %v; want %+v", got, err, tt.want)
 			}
 		})
 	}
@@ -67,5 +82,33 @@ func TestCheckpointOfACopy(t *testing.T) {
 	err := podCheckpoints{}.Save(t.Context(), &sandbox.Pod{}, &sandbox.Container{}, layer, t.TempDir(), archive)
 	if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "is a copy") {
 		t.Errorf("Save = %v; want it refused since the root is a copy", err)
+	}
+}
+
+// TestLayerLimitsNeedQuotas: a node without quotas does not start as if it had limits.
+func TestLayerLimitsNeedQuotas(t *testing.T) {
+	root := t.TempDir()
+	if q, err := image.OpenQuota(filepath.Join(root, "layers")); err == nil {
+		q.Close()
+		t.Skip("the file system of $TMPDIR has project quotas")
+	}
+	for key, set := range map[string]func(*config.Config){
+		"":                      func(*config.Config) {},
+		"writable_layer_size":   func(c *config.Config) { c.WritableLayerSize = config.GiB },
+		"writable_layer_inodes": func(c *config.Config) { c.WritableLayerInodes = 1000 },
+	} {
+		cfg := config.Default()
+		cfg.Root = root
+		set(&cfg)
+		l, err := newPodLayers(&cfg, false, slog.New(slog.DiscardHandler))
+		if key == "" {
+			if err != nil || l.info()["projectQuota"] != false {
+				t.Errorf("newPodLayers without limits = %+v, %v; want it without quotas", l, err)
+			}
+			continue
+		}
+		if err == nil || !strings.HasPrefix(err.Error(), key+": no project quotas") {
+			t.Errorf("newPodLayers with %s = %v; want an error that names it and the reason", key, err)
+		}
 	}
 }

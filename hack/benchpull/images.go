@@ -36,7 +36,7 @@ func makeImages(r *registry.Server, megabytes int, names []string) ([]benchCase,
 		var size int64
 		seen := map[string]bool{}
 		for i, img := range images {
-			repo := fmt.Sprintf("%s%d", strings.ReplaceAll(name, " ", ""), i)
+			repo := fmt.Sprintf("%s%d", name, i)
 			p, err := r.AddImage(repo, "v1", img)
 			if err != nil {
 				return err
@@ -60,7 +60,7 @@ func makeImages(r *registry.Server, megabytes int, names []string) ([]benchCase,
 		}
 	}
 	forty := slices.Repeat([]int{1}, 40)
-	if err := put("40 layers", imageOf(files[:len(files)/2], forty, registry.Gzip)); err != nil {
+	if err := put("layers", imageOf(files[:len(files)/2], forty, registry.Gzip)); err != nil {
 		return nil, err
 	}
 	base := imageOf(files[:len(files)/4], []int{40, 30, 20, 5, 5}, registry.Gzip)

@@ -1,88 +1,108 @@
-// Command benchpull measures pulls from a registry on this machine, by this store and by others, in turn: wall time,
-// CPU time, bytes written, and what is on the disk afterwards. Each pull begins with an empty store.
+// Command benchpull measures pulls from a registry on this machine, by cri-shim and by others, in turn: wall time, CPU
+// time, bytes written, and what is on the disk afterwards. Daemons are asked over the CRI. Each pull begins with an empty
+// store and a page cache that has the registry's blobs and nothing else.
 //
-// It is what make bench-pull runs, as root and in a mount namespace of its own: the others mount what they unpack to.
+// It is what make bench-pull runs, as root and in namespaces of its own: the others mount what they unpack to.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"runtime/pprof"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
+	"github.com/cri-shim/cri-shim/hack/bench/command"
 	"github.com/cri-shim/cri-shim/hack/registry"
-	"github.com/cri-shim/cri-shim/image"
 )
 
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == "pull-into" {
-		if err := pullInto(os.Args[2], os.Args[3:]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
+		command.Main(func(ctx context.Context) error { return pullInto(ctx, os.Args[2], os.Args[3:]) })
 		return
 	}
-	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "benchpull:", err)
-		os.Exit(1)
-	}
+	command.Main(run)
 }
 
-// pullInto is the process in which this store is measured.
-func pullInto(root string, refs []string) error {
-	if name := os.Getenv("CPU_PROFILE"); name != "" {
-		f, err := os.Create(name)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+// options are what the command line says.
+type options struct {
+	dir             string
+	rounds, size    int
+	cases, programs []string
+	limit, budget   time.Duration
+	cold, fresh     bool
+}
+
+var (
+	allCases    = []string{"gzip", "zstd", "layers", "shared"}
+	allPrograms = []string{"cri-shim", "containerd", "podman", "skopeo"}
+)
+
+func parse(args []string) (*options, error) {
+	o := &options{}
+	flags := flag.NewFlagSet("benchpull", flag.ContinueOnError)
+	flags.StringVar(&o.dir, "dir", "/var/tmp", "directory on the file system to measure")
+	flags.IntVar(&o.rounds, "rounds", 3, "pulls of each case by each program")
+	flags.IntVar(&o.size, "size", 200, "MB of the compressed image of 7 layers; the others are in proportion")
+	cases := flags.String("cases", strings.Join(allCases, ","), "what to pull: 7 layers in gzip, the same in zstd, 40 layers, 10 images that share layers")
+	programs := flags.String("programs", strings.Join(allPrograms, ","), "whom to measure, where installed; store is cri-shim's without its daemon")
+	flags.DurationVar(&o.limit, "limit", 3*time.Minute, "of one pull; one that takes longer is ended and counts as failed")
+	flags.DurationVar(&o.budget, "budget", 12*time.Minute, "of all: no pull begins after it; 0 for none")
+	flags.BoolVar(&o.cold, "cold", true, "drop the page cache before each pull")
+	flags.BoolVar(&o.fresh, "fresh", true, "pull to ext4 made anew for each pull, in a file, and not to -dir itself")
+	if err := flags.Parse(args); err != nil {
+		return nil, err
 	}
-	s, err := image.Open(context.Background(), image.Config{Root: root, RegistryConfigDir: []string{}, GzipProgram: os.Getenv("GZIP_PROGRAM")})
+	o.cases, o.programs = strings.Split(*cases, ","), strings.Split(*programs, ",")
+	for _, list := range []struct {
+		flag       string
+		got, known []string
+	}{{"-cases", o.cases, allCases}, {"-programs", o.programs, append([]string{"store"}, allPrograms...)}} {
+		for _, name := range list.got {
+			if !slices.Contains(list.known, name) {
+				return nil, fmt.Errorf("%s: %q is none of %s", list.flag, name, strings.Join(list.known, ", "))
+			}
+		}
+	}
+	if flags.NArg() > 0 || o.rounds < 1 || o.size < 1 || o.limit <= 0 || o.budget < 0 {
+		return nil, errors.New("-rounds and -size must be at least 1, -limit and -budget not negative, and there are no arguments")
+	}
+	return o, nil
+}
+
+func run(ctx context.Context) error {
+	o, err := parse(os.Args[1:])
 	if err != nil {
 		return err
 	}
-	for _, ref := range refs {
-		if _, err := s.Pull(context.Background(), ref, nil, image.PullOptions{}); err != nil {
-			return err
-		}
+	start := time.Now()
+	if o.dir, err = os.MkdirTemp(o.dir, "benchpull-"); err != nil {
+		return err
 	}
-	fmt.Println("pulled")
-	return s.Close()
-}
-
-type result struct {
-	wall, synced, cpu time.Duration
-	written, disk     int64
-}
-
-func run() error {
-	dir := flag.String("dir", "", "directory on the file system to measure (default: a temporary one)")
-	rounds := flag.Int("rounds", 3, "pulls of each image by each program")
-	size := flag.Int("size", 200, "MB of the compressed image of 7 layers; the others are in proportion")
-	only := flag.String("cases", "gzip,zstd,40 layers,shared", "what to pull")
-	programs := flag.String("programs", "cri-shim,containerd,podman,skopeo", "whom to measure, where installed")
-	flag.Parse()
-	if *dir == "" {
-		tmp, err := os.MkdirTemp("/var/tmp", "benchpull-")
+	defer os.RemoveAll(o.dir)
+	var peers []peer
+	for _, name := range o.programs {
+		p, err := newPeer(ctx, name)
 		if err != nil {
 			return err
 		}
-		defer os.RemoveAll(tmp)
-		*dir = tmp
+		if p == nil {
+			fmt.Printf("%-10s is not installed\n", name)
+			continue
+		}
+		fmt.Printf("%-10s %s\n", name, p.about)
+		peers = append(peers, *p)
 	}
-	r, err := registry.New(registry.Options{Root: filepath.Join(*dir, "registry")})
+	if len(peers) == 0 {
+		return errors.New("nothing to measure")
+	}
+	r, err := registry.New(registry.Options{Root: filepath.Join(o.dir, "registry")})
 	if err != nil {
 		return err
 	}
@@ -90,112 +110,72 @@ func run() error {
 	if _, err := r.Listen("127.0.0.1:0"); err != nil {
 		return err
 	}
-	cases, err := makeImages(r, *size, strings.Split(*only, ","))
+	cases, err := makeImages(r, o.size, o.cases)
 	if err != nil {
 		return err
 	}
-	var peers []peer
-	for name := range strings.SplitSeq(*programs, ",") {
-		if p := newPeer(name); p != nil {
-			peers = append(peers, *p)
-		} else {
-			fmt.Printf("%s is not installed\n", name)
+	fmt.Println(conditions(o))
+	b := &bench{options: o, blobs: filepath.Join(o.dir, "registry"), results: map[string][]result{}}
+	if o.budget > 0 {
+		b.end = start.Add(o.budget)
+	}
+	failed := b.all(ctx, cases, peers)
+	report(os.Stdout, cases, peers, b.results)
+	fmt.Printf("\ntook %s\n", time.Since(start).Round(time.Second))
+	return failed
+}
+
+// conditions are what figures of another run may differ by.
+func conditions(o *options) string {
+	var fs syscall.Statfs_t
+	kind := "?"
+	if syscall.Statfs(o.dir, &fs) == nil {
+		kind = map[int64]string{0xef53: "ext4", 0x58465342: "xfs", 0x9123683e: "btrfs", 0x01021994: "tmpfs"}[int64(fs.Type)]
+		if kind == "" {
+			kind = fmt.Sprintf("%#x", fs.Type)
 		}
 	}
-	syscall.Sync() // what making the images has left to write
-	// What was measured until an interruption is reported too.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	all := map[string][]result{}
-	for round := range *rounds {
+	load, _ := os.ReadFile("/proc/loadavg") // only to be shown
+	return fmt.Sprintf("%d CPUs, load %.14s, directory on %s, fresh ext4: %v, page cache dropped: %v", runtime.NumCPU(), load, kind, o.fresh, o.cold)
+}
+
+type bench struct {
+	*options
+	blobs   string
+	end     time.Time // zero: none
+	results map[string][]result
+}
+
+// all alternates the programs, so that what else the machine does touches all alike. What was measured until an
+// interruption, or the end of the budget, counts.
+func (b *bench) all(ctx context.Context, cases []benchCase, peers []peer) error {
+	var errs []error
+	failed := map[string]bool{}
+	for round := range b.rounds {
 		for _, c := range cases {
 			for _, p := range peers {
+				key := c.name + "/" + p.name
+				if ctx.Err() != nil || failed[key] {
+					continue
+				}
+				if !b.end.IsZero() && time.Now().After(b.end) {
+					return errors.Join(append(errs, fmt.Errorf("-budget %s is used up in round %d, %s", b.budget, round+1, key))...)
+				}
+				res, err := b.measure(ctx, p, c.refs)
 				if ctx.Err() != nil {
 					continue
 				}
-				res, err := measure(p, filepath.Join(*dir, "store"), c.refs)
 				if err != nil {
-					return fmt.Errorf("%s, %s: %w", p.name, c.name, err)
+					fmt.Fprintf(os.Stderr, "round %d  %-7s %-10s failed\n", round+1, c.name, p.name)
+					failed[key] = true
+					errs = append(errs, fmt.Errorf("%s, %s: %w", p.name, c.name, err))
+					continue
 				}
-				fmt.Fprintf(os.Stderr, "round %d  %-9s %-10s %6.2f s  CPU %6.2f s\n", round+1, c.name, p.name, res.wall.Seconds(), res.cpu.Seconds())
-				all[c.name+"/"+p.name] = append(all[c.name+"/"+p.name], res)
+				fmt.Fprintf(os.Stderr, "round %d  %-7s %-10s %6.2f s  CPU %6.2f s  written %4d MB  disk %4d MB\n", round+1, c.name, p.name,
+					res.wall.Seconds(), res.cpu.Seconds(), res.written/1e6, res.disk/1e6)
+				b.results[key] = append(b.results[key], res)
 			}
 		}
 	}
-	report(cases, peers, all)
-	return nil
-}
-
-// measure pulls into an empty directory.
-func measure(p peer, dir string, refs []string) (result, error) {
-	var res result
-	defer func() {
-		unmountBelow(dir)
-		os.RemoveAll(dir)
-	}()
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return res, err
-	}
-	stop, daemon, err := p.start(dir)
-	if err != nil {
-		return res, err
-	}
-	defer stop()
-	before, err := usageOf(daemon)
-	if err != nil {
-		return res, err
-	}
-	begin := time.Now()
-	done, err := p.pull(dir, refs)
-	if err != nil {
-		return res, err
-	}
-	res.wall = done.Sub(begin)
-	f, err := os.Open(dir)
-	if err != nil {
-		return res, err
-	}
-	defer f.Close()
-	if err := syncfs(f); err != nil {
-		return res, err
-	}
-	res.synced = time.Since(begin)
-	after, err := usageOf(daemon)
-	if err != nil {
-		return res, err
-	}
-	res.cpu, res.written = after.cpu-before.cpu, after.written-before.written
-	res.disk, err = diskUse(dir)
-	return res, err
-}
-
-func report(cases []benchCase, peers []peer, all map[string][]result) {
-	fmt.Println("\nMedians. \"on disk\" adds the time until all of it has reached the disk; ratios are to cri-shim.")
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	for _, c := range cases {
-		fmt.Fprintf(w, "\n%s\twall s\tx\ton disk s\tx\tCPU s\tx\twritten MB\tdisk MB\t\n", c.name)
-		base := all[c.name+"/"+peers[0].name]
-		for _, p := range peers {
-			rs := all[c.name+"/"+p.name]
-			if len(rs) == 0 || len(base) == 0 {
-				continue
-			}
-			get := func(rs []result, f func(result) float64) float64 {
-				v := make([]float64, 0, len(rs))
-				for _, r := range rs {
-					v = append(v, f(r))
-				}
-				slices.Sort(v)
-				return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
-			}
-			wall := func(r result) float64 { return r.wall.Seconds() }
-			synced := func(r result) float64 { return r.synced.Seconds() }
-			cpu := func(r result) float64 { return r.cpu.Seconds() }
-			fmt.Fprintf(w, "%s\t%.2f\t%.1f\t%.2f\t%.1f\t%.2f\t%.1f\t%.0f\t%.0f\t\n", p.name,
-				get(rs, wall), get(rs, wall)/get(base, wall), get(rs, synced), get(rs, synced)/get(base, synced),
-				get(rs, cpu), get(rs, cpu)/get(base, cpu),
-				get(rs, func(r result) float64 { return float64(r.written) / 1e6 }), get(rs, func(r result) float64 { return float64(r.disk) / 1e6 }))
-		}
-	}
-	w.Flush()
+	return errors.Join(append(errs, context.Cause(ctx))...)
 }

@@ -2,90 +2,185 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strconv"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/moby/sys/mountinfo"
+	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/image"
 )
 
-// peer is a program that pulls. start returns what stops its daemon, and the daemon's process ID or 0.
+// peer is a program that pulls.
 type peer struct {
 	name  string
-	start func(dir string) (stop func(), pid int, err error)
+	about string // its version, and what it was told
+	// start makes it ready to pull into dir, whose folder run is on a tmpfs. It returns nil for what has no daemon.
+	start func(ctx context.Context, dir string) (*daemon, error)
 	// pull returns when the images could be used; a process may have something to finish after that.
-	pull func(dir string, refs []string) (time.Time, error)
+	pull func(ctx context.Context, d *daemon, dir string, refs []string) (time.Time, error)
 }
 
-func noDaemon(string) (func(), int, error) { return func() {}, 0, nil }
-
-// newPeer returns nil for what is not installed. CONTAINERD_BIN names the folder of containerd and ctr.
-func newPeer(name string) *peer {
-	find := func(program string) string {
-		path, err := exec.LookPath(filepath.Join(os.Getenv("CONTAINERD_BIN"), program))
-		if err != nil {
-			path, _ = exec.LookPath(program)
-		}
-		return path
-	}
+// newPeer returns nil for what is not installed.
+func newPeer(ctx context.Context, name string) (*peer, error) {
 	switch name {
 	case "cri-shim":
-		return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
-			return pullOurs(filepath.Join(dir, "images"), refs)
-		}}
+		return criShim(ctx)
+	case "store":
+		return &peer{name, "the store of cri-shim, in a process of its own; CPU_PROFILE names a file for pprof", noDaemon, pullStore}, nil
 	case "containerd":
-		if daemon, ctr := find("containerd"), find("ctr"); daemon != "" && ctr != "" {
-			return &peer{name, func(dir string) (func(), int, error) { return startContainerd(daemon, ctr, dir) },
-				func(dir string, refs []string) (time.Time, error) {
-					return each(refs, func(ref string) error {
-						return command(ctr, "--address", filepath.Join(dir, "sock"), "images", "pull", "--plain-http", ref)
-					})
-				}}
-		}
+		return containerd(ctx)
 	case "podman":
-		if podman, err := exec.LookPath(name); err == nil {
-			return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
-				return each(refs, func(ref string) error {
-					return command(podman, "--root", dir+"/root", "--runroot", dir+"/run", "--storage-driver", "overlay",
-						"pull", "--quiet", "--tls-verify=false", ref)
-				})
-			}}
-		}
+		return command1(ctx, name, func(dir, ref string) []string {
+			return []string{"--root", dir + "/root", "--runroot", dir + "/run", "--storage-driver", "overlay",
+				"pull", "--quiet", "--tls-verify=false", ref}
+		})
 	case "skopeo":
-		if skopeo, err := exec.LookPath(name); err == nil {
-			return &peer{name, noDaemon, func(dir string, refs []string) (time.Time, error) {
-				return each(refs, func(ref string) error {
-					return command(skopeo, "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "docker://"+ref,
-						fmt.Sprintf("containers-storage:[overlay@%[1]s/root+%[1]s/run]%[2]s", dir, ref))
-				})
-			}}
-		}
+		return command1(ctx, name, func(dir, ref string) []string {
+			return []string{"--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", "docker://" + ref,
+				fmt.Sprintf("containers-storage:[overlay@%[1]s/root+%[1]s/run]%[2]s", dir, ref)}
+		})
 	}
-	return nil
+	return nil, fmt.Errorf("%q is not known", name)
 }
 
-func each(refs []string, f func(string) error) (time.Time, error) {
-	for _, ref := range refs {
-		if err := f(ref); err != nil {
-			return time.Time{}, err
-		}
+func noDaemon(context.Context, string) (*daemon, error) { return nil, nil }
+
+// command1 is a program that is called once for each image.
+func command1(ctx context.Context, name string, args func(dir, ref string) []string) (*peer, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return nil, nil //nolint:nilerr // not installed
 	}
-	return time.Now(), nil
+	version, err := output(ctx, path, "--version")
+	if err != nil {
+		return nil, err
+	}
+	start := func(ctx context.Context, _ string) (*daemon, error) {
+		_, err := output(ctx, path, "--version") // into the page cache, as a daemon is
+		return nil, err
+	}
+	return &peer{name, strings.TrimSpace(version), start, func(ctx context.Context, _ *daemon, dir string, refs []string) (time.Time, error) {
+		return each(refs, func(ref string) error {
+			_, err := output(ctx, path, args(dir, ref)...)
+			return err
+		})
+	}}, nil
 }
 
-// pullOurs runs this program again, which says a line when it has pulled.
-func pullOurs(root string, refs []string) (time.Time, error) {
-	cmd := exec.Command("/proc/self/exe", append([]string{"pull-into", root}, refs...)...)
+// pullCRI is what the kubelet does.
+func pullCRI(ctx context.Context, d *daemon, _ string, refs []string) (time.Time, error) {
+	return each(refs, func(ref string) error {
+		_, err := d.images.PullImage(ctx, &pb.PullImageRequest{Image: &pb.ImageSpec{Image: ref}})
+		return err
+	})
+}
+
+// criShim is $CRI_SHIM, or what make build has made.
+func criShim(ctx context.Context) (*peer, error) {
+	path := os.Getenv("CRI_SHIM")
+	if path == "" {
+		path = "bin/cri-shim"
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	version, err := output(ctx, path, "version")
+	if err != nil {
+		return nil, fmt.Errorf("%w (make build makes it; CRI_SHIM names another)", err)
+	}
+	first, _, _ := strings.Cut(version, "\n")
+	start := func(ctx context.Context, dir string) (*daemon, error) {
+		config := filepath.Join(dir, "run", "config.toml")
+		text := fmt.Sprintf("root = %q\nstate = %q\nlisten = %q\nnetns_dir = %q\ncni_conf_dir = %q\nsupervisor_cgroup = %q\n",
+			dir+"/root", dir+"/run/state", dir+"/run/sock", dir+"/run/netns", dir+"/run/net.d", "/benchpull")
+		if err := errors.Join(os.WriteFile(config, []byte(text), 0o600), os.Mkdir(dir+"/run/net.d", 0o700)); err != nil {
+			return nil, err
+		}
+		return startDaemon(ctx, "cri-shim", []string{path, "serve", "--config", config}, dir)
+	}
+	return &peer{"cri-shim", first + "; CRI, as configured by default", start, pullCRI}, nil
+}
+
+// containerd is that of $CONTAINERD_BIN, a folder, or of the PATH.
+func containerd(ctx context.Context) (*peer, error) {
+	path, err := exec.LookPath(filepath.Join(os.Getenv("CONTAINERD_BIN"), "containerd"))
+	if err != nil && os.Getenv("CONTAINERD_BIN") != "" {
+		return nil, fmt.Errorf("CONTAINERD_BIN: %w", err)
+	}
+	if err != nil {
+		return nil, nil //nolint:nilerr // not installed
+	}
+	version, err := output(ctx, path, "--version")
+	if err != nil {
+		return nil, err
+	}
+	start := func(ctx context.Context, dir string) (*daemon, error) {
+		config := filepath.Join(dir, "run", "config.toml")
+		if err := os.WriteFile(config, []byte(containerdConfig(dir)), 0o600); err != nil {
+			return nil, err
+		}
+		return startDaemon(ctx, "containerd", []string{path, "--config", config}, dir)
+	}
+	about := fmt.Sprintf("%s; CRI, transfer service, overlayfs, %d downloads and %d unpacks at a time, igzip where it is installed",
+		strings.TrimSpace(version), containerdDownloads, containerdUnpacks)
+	return &peer{"containerd", about, start, pullCRI}, nil
+}
+
+// As many at a time as cri-shim has; its own default for unpacks is one. concurrent_layer_fetch_buffer stays off, which
+// is its default: several connections for a layer do not make a loopback faster.
+const (
+	containerdDownloads = 3
+	containerdUnpacks   = 3
+)
+
+// containerdConfig is a daemon's with folders of its own that pulls as fast as it can. What it does not need is left out:
+// some of these plugins take away those that depend on them where they cannot be loaded, as the EROFS differ does with
+// the transfer service if mkfs.erofs is too old.
+func containerdConfig(dir string) string {
+	return fmt.Sprintf(`version = 3
+root = %[1]q
+state = %[2]q
+imports = []
+disabled_plugins = [
+  "io.containerd.differ.v1.erofs", "io.containerd.mount-handler.v1.erofs", "io.containerd.snapshotter.v1.erofs",
+  "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.native", "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.nri.v1.nri", "io.containerd.internal.v1.tracing", "io.containerd.tracing.processor.v1.otlp",
+]
+
+[grpc]
+address = %[3]q
+
+[ttrpc]
+address = %[4]q
+
+[plugins.'io.containerd.cri.v1.images']
+snapshotter = 'overlayfs'
+use_local_image_pull = false
+
+[plugins.'io.containerd.transfer.v1.local']
+max_concurrent_downloads = %[5]d
+max_concurrent_unpacks = %[6]d
+
+[[plugins.'io.containerd.transfer.v1.local'.unpack_config]]
+platform = 'linux'
+snapshotter = 'overlayfs'
+differ = 'walking'
+`, dir+"/root", dir+"/run/state", dir+"/run/sock", dir+"/run/sock.ttrpc", containerdDownloads, containerdUnpacks)
+}
+
+// pullStore runs this program again, which says a line when it has pulled.
+func pullStore(ctx context.Context, _ *daemon, dir string, refs []string) (time.Time, error) {
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{"pull-into", filepath.Join(dir, "images")}, refs...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var text bytes.Buffer
 	cmd.Stderr = &text
@@ -104,151 +199,48 @@ func pullOurs(root string, refs []string) (time.Time, error) {
 	return at, nil
 }
 
-func command(name string, args ...string) error {
-	var out bytes.Buffer
-	cmd := exec.Command(name, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interruption is ours to handle
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w: %s", filepath.Base(name), err, out.String())
-	}
-	return nil
-}
-
-// startContainerd runs a daemon with folders of its own, and as many unpacks at a time as there are downloads.
-func startContainerd(daemon, ctr, dir string) (func(), int, error) {
-	config := fmt.Sprintf(`version = 3
-root = %[1]q
-state = %[2]q
-[grpc]
-address = %[3]q
-[plugins.'io.containerd.transfer.v1.local']
-max_concurrent_downloads = 3
-max_concurrent_unpacks = 3
-`, dir+"/root", dir+"/state", dir+"/sock")
-	path := filepath.Join(dir, "config.toml")
-	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
-		return nil, 0, err
-	}
-	log, err := os.Create(filepath.Join(dir, "log"))
-	if err != nil {
-		return nil, 0, err
-	}
-	defer log.Close()
-	cmd := exec.Command(daemon, "--config", path)
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		return nil, 0, err
-	}
-	stop := func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		_ = cmd.Wait()
-	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		if command(ctr, "--address", dir+"/sock", "version") == nil {
-			return stop, cmd.Process.Pid, nil
-		}
-		if time.Now().After(deadline) {
-			stop()
-			text, _ := os.ReadFile(filepath.Join(dir, "log"))
-			return nil, 0, fmt.Errorf("containerd does not answer: %s", text)
-		}
-	}
-}
-
-type usage struct {
-	cpu     time.Duration
-	written int64
-}
-
-// usageOf adds up what the ended children of this process took, and a daemon with its own children.
-func usageOf(daemon int) (usage, error) {
-	var u usage
-	var ru syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_CHILDREN, &ru); err != nil {
-		return u, err
-	}
-	u.cpu = time.Duration(ru.Utime.Nano() + ru.Stime.Nano())
-	pids := []string{"self"}
-	if daemon != 0 {
-		pids = append(pids, strconv.Itoa(daemon))
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", daemon))
-		if err != nil {
-			return u, err
-		}
-		// After the name, which may have anything in it: state is field 3; utime, stime, cutime, cstime are 14 to 17.
-		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
-		for _, f := range fields[11:15] {
-			ticks, err := strconv.ParseInt(f, 10, 64)
-			if err != nil {
-				return u, err
-			}
-			u.cpu += time.Duration(ticks) * (time.Second / 100) // USER_HZ
-		}
-	}
-	for _, pid := range pids {
-		text, err := os.ReadFile("/proc/" + pid + "/io")
-		if err != nil {
-			return u, err
-		}
-		for line := range strings.Lines(string(text)) {
-			k, v, _ := strings.Cut(strings.TrimSpace(line), ": ")
-			n, _ := strconv.ParseInt(v, 10, 64)
-			switch k {
-			case "write_bytes":
-				u.written += n
-			case "cancelled_write_bytes":
-				u.written -= n
-			}
-		}
-	}
-	return u, nil
-}
-
-func syncfs(f *os.File) error { return sys.Syncfs(f) }
-
-// diskUse counts blocks, those of hard links once. What is mounted below is not on this disk.
-func diskUse(dir string) (int64, error) {
-	var total int64
-	var top syscall.Stat_t
-	if err := syscall.Stat(dir, &top); err != nil {
-		return 0, err
-	}
-	seen := map[uint64]bool{}
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+// pullInto is the process in which the store is measured.
+func pullInto(ctx context.Context, root string, refs []string) error {
+	if name := os.Getenv("CPU_PROFILE"); name != "" {
+		f, err := os.Create(name)
 		if err != nil {
 			return err
 		}
-		var st syscall.Stat_t
-		if err := syscall.Lstat(p, &st); err != nil {
-			return nil //nolint:nilerr // gone meanwhile
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
 		}
-		if st.Dev != top.Dev {
-			if d.IsDir() {
-				return filepath.SkipDir
-			}
-			return nil
+		defer pprof.StopCPUProfile()
+	}
+	s, err := image.Open(ctx, image.Config{Root: root, RegistryConfigDir: []string{}, GzipProgram: os.Getenv("GZIP_PROGRAM")})
+	if err != nil {
+		return err
+	}
+	for _, ref := range refs {
+		if _, err := s.Pull(ctx, ref, nil, image.PullOptions{}); err != nil {
+			return err
 		}
-		if !seen[st.Ino] {
-			total += st.Blocks * 512
-		}
-		seen[st.Ino] = true
-		return nil
-	})
-	return total, err
+	}
+	fmt.Println("pulled")
+	return s.Close()
 }
 
-// unmountBelow takes away what a program left mounted in its store.
-func unmountBelow(dir string) {
-	all, err := mountinfo.GetMounts(mountinfo.PrefixFilter(dir))
-	if err != nil {
-		return
+func each(refs []string, f func(string) error) (time.Time, error) {
+	for _, ref := range refs {
+		if err := f(ref); err != nil {
+			return time.Time{}, err
+		}
 	}
-	for _, m := range slices.Backward(all) {
-		_ = syscall.Unmount(m.Mountpoint, syscall.MNT_DETACH) // the directory that stays tells
+	return time.Now(), nil
+}
+
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	var out bytes.Buffer
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interruption is ours to handle
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s: %w: %s", filepath.Base(name), err, out.String())
 	}
+	return out.String(), nil
 }

@@ -1,6 +1,8 @@
 #!/bin/bash
 # run.sh [FLAG...]: what `make bench-pull` runs. The stores are below /var/tmp (TMPDIR does not count: it may be a
-# tmpfs). CONTAINERD_BIN is the folder of containerd and ctr, if they are not in $PATH.
+# tmpfs). -help lists the flags; in the environment:
+#   ROUNDS (3), CASES (gzip,zstd,layers,shared), PROGRAMS (cri-shim,containerd,podman,skopeo), SIZE (200, in MB)
+#   CRI_SHIM, the program (bin/cri-shim); CONTAINERD_BIN, the folder of containerd, if it is not in $PATH
 set -euo pipefail
 cd "$(dirname "$(realpath "$0")")/../.."
 if [ "$(id -u)" != 0 ]; then
@@ -9,4 +11,12 @@ if [ "$(id -u)" != 0 ]; then
 fi
 mkdir -p .cache/bin
 go build -buildvcs=false -o .cache/bin/benchpull ./hack/benchpull
-exec unshare --mount --propagation private -- .cache/bin/benchpull "$@"
+flags=()
+for v in ROUNDS=rounds CASES=cases PROGRAMS=programs SIZE=size; do
+  name=${v%=*}
+  [ -z "${!name-}" ] || flags+=("-${v#*=}" "${!name}")
+done
+# As PID 1 of its namespace it takes everything with it, however it ends.
+# shellcheck disable=SC2016 # for the shell in the namespaces
+exec unshare --net --pid --fork --kill-child --mount-proc --mount --propagation private -- \
+  bash -c 'ip link set lo up && exec "$@"' bash .cache/bin/benchpull "${flags[@]}" "$@"

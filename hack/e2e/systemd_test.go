@@ -100,6 +100,8 @@ func TestSystemdDriver(t *testing.T) {
 		own := n.runPod(t, hostNetwork, func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "" })
 		own.sleeping(t)
 		slice := "crishim-" + own.id + ".slice"
+		// systemd keeps the slice of all such pods.
+		t.Cleanup(func() { _ = exec.Command("systemctl", "stop", "crishim.slice").Run() })
 		if got := systemctl(t, "is-active", slice); got != "active" {
 			t.Errorf("systemctl is-active %s = %q", slice, got)
 		}

@@ -200,13 +200,13 @@ func (s *Server) AddImage(repo, tag string, img Image) (Pushed, error) {
 	created := time.Unix(1700000000, 0).UTC()
 	cfg := ocispec.Image{Created: &created, Platform: img.Platform, Config: img.Config, RootFS: ocispec.RootFS{Type: "layers"}}
 	for _, l := range img.Layers {
-		d, err := s.AddBlob(l.Blob())
+		d, diffID, err := s.addLayer(l)
 		if err != nil {
 			return p, err
 		}
 		d.MediaType = layerTypes[l.Compression]
 		p.Layers = append(p.Layers, d)
-		p.DiffIDs = append(p.DiffIDs, digest.FromBytes(l.Tar))
+		p.DiffIDs = append(p.DiffIDs, diffID)
 	}
 	cfg.RootFS.DiffIDs = p.DiffIDs
 	raw, err := json.Marshal(cfg)
@@ -228,6 +228,25 @@ func (s *Server) AddImage(repo, tag string, img Image) (Pushed, error) {
 	d, err := s.AddManifest(repo, tag, raw)
 	p.Manifest = ocispec.Descriptor{MediaType: manifestType, Digest: d, Size: int64(len(raw)), Platform: &img.Platform}
 	return p, err
+}
+
+// addLayer stores a layer, which is compressed once however many images have it.
+func (s *Server) addLayer(l Layer) (ocispec.Descriptor, digest.Digest, error) {
+	diffID := digest.FromBytes(l.Tar)
+	key := string(l.Compression) + " " + diffID.String()
+	s.mu.Lock()
+	d, ok := s.layers[key]
+	s.mu.Unlock()
+	if ok {
+		return d, diffID, nil
+	}
+	d, err := s.AddBlob(l.Blob())
+	if err == nil {
+		s.mu.Lock()
+		s.layers[key] = d
+		s.mu.Unlock()
+	}
+	return d, diffID, err
 }
 
 // AddIndex stores an index (or Docker's manifest list) of manifests under repo:tag.

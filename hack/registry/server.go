@@ -61,12 +61,13 @@ type Server struct {
 	tokens map[string]bool
 	fault  func(*http.Request) *Fault
 	log    []Request
+	layers map[string]ocispec.Descriptor // by compression and diff ID
 	closed chan struct{}
 }
 
 // New makes a server.
 func New(o Options) (*Server, error) {
-	s := &Server{opts: o, tokens: map[string]bool{}, closed: make(chan struct{})}
+	s := &Server{opts: o, tokens: map[string]bool{}, layers: map[string]ocispec.Descriptor{}, closed: make(chan struct{})}
 	if o.Root == "" {
 		dir, err := os.MkdirTemp("", "registry-")
 		if err != nil {
@@ -148,6 +149,9 @@ func (w *statusWriter) WriteHeader(code int) {
 	w.status = code
 	w.ResponseWriter.WriteHeader(code)
 }
+
+// ReadFrom lets files be sent without a copy.
+func (w *statusWriter) ReadFrom(r io.Reader) (int64, error) { return io.Copy(w.ResponseWriter, r) }
 
 // Unwrap lets http.ResponseController reach the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

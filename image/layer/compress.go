@@ -18,12 +18,17 @@ const maxZstdWindow = 128 << 20
 // Decompress returns the content of r, whose compression (gzip, zstd, none) is told from its first bytes: the media
 // type of a layer is what its registry claims. The reader must be closed; r is not.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	return DecompressWith(context.Background(), r, "")
+	return decompress(context.Background(), r, "")
 }
 
 // DecompressWith is Decompress with a program for gzip ("" for ours), which is killed when ctx ends. The reader is a
-// *Program then. r is not read any more once that is closed.
+// *Program then. r is not read any more once that is closed. What comes out is for somebody who compares its digest: zstd's own
+// checksums, which say less, are not looked at.
 func DecompressWith(ctx context.Context, r io.Reader, program string) (io.ReadCloser, error) {
+	return decompress(ctx, r, program, zstd.IgnoreChecksum(true))
+}
+
+func decompress(ctx context.Context, r io.Reader, program string, options ...zstd.DOption) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	magic, err := br.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -43,7 +48,8 @@ func DecompressWith(ctx context.Context, r io.Reader, program string) (io.ReadCl
 		}
 		return z, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(magic):
-		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		options = append(options, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		z, err := zstd.NewReader(br, options...)
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}

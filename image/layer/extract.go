@@ -15,6 +15,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -65,7 +66,10 @@ const (
 	maxCachedDirs  = 64
 )
 
-var zeros [copyBuffer]byte
+var (
+	zeros       [copyBuffer]byte
+	copyBuffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+)
 
 type times struct{ access, mod time.Time }
 
@@ -101,9 +105,11 @@ func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, 
 		return Result{}, fmt.Errorf("unpack layer: frame file: %w", err)
 	}
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
 	x := &extractor{
 		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
-		buf:   make([]byte, copyBuffer),
+		buf:   buf[:],
 		cache: map[string]int{}, hidden: map[string]struct{}{}, marks: map[string]bool{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
 	}
@@ -262,9 +268,9 @@ func (x *extractor) create(hdr *tar.Header, parent int, name, base string) error
 func (x *extractor) make(hdr *tar.Header, parent int, base string) (int, error) {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return sys.OpenBeneath(parent, base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		return sys.OpenBeneath(parent, base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode(hdr)&0o777)
 	case tar.TypeDir:
-		return -1, sys.Mkdirat(parent, base, 0o755)
+		return -1, sys.Mkdirat(parent, base, mode(hdr)&0o777)
 	case tar.TypeSymlink:
 		if hdr.Linkname == "" || strings.IndexByte(hdr.Linkname, 0) >= 0 {
 			return -1, fmt.Errorf("symbolic link to %q: %w", hdr.Linkname, ErrInvalid)
@@ -348,7 +354,7 @@ func (x *extractor) writeFile(hdr *tar.Header, fd int, name string) (err error) 
 		x.raw.payload = true
 		defer func() { x.raw.payload = false }()
 	}
-	var off int64
+	var off, end int64
 	for off < hdr.Size {
 		if x.ctx.Err() != nil {
 			return context.Cause(x.ctx)
@@ -362,21 +368,34 @@ func (x *extractor) writeFile(hdr *tar.Header, fd int, name string) (err error) 
 				return fmt.Errorf("write: %w", err)
 			}
 			x.res.DiskSize += (int64(n) + blockSize - 1) &^ (blockSize - 1)
+			end = off + int64(n)
 		}
 		off += int64(n)
 	}
-	if err := sys.Ftruncate(fd, hdr.Size); err != nil {
-		return fmt.Errorf("set size: %w", err)
+	if end != hdr.Size { // it ends with a hole
+		if err := sys.Ftruncate(fd, hdr.Size); err != nil {
+			return fmt.Errorf("set size: %w", err)
+		}
+	}
+	// As it was created it is right most of the time, and each change costs the file system a transaction. The umask or a
+	// set-group-ID directory can have made it otherwise.
+	var st syscall.Stat_t
+	if err := syscall.Fstat(fd, &st); err != nil {
+		return err
 	}
 	// Owner first: chown clears the set-id bits and the capabilities.
-	if err := sys.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
+	if int(st.Uid) != hdr.Uid || int(st.Gid) != hdr.Gid {
+		if err := sys.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
+			return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
+		}
 	}
 	if err := x.xattrs(hdr, func(k string, v []byte) error { return sys.Fsetxattr(fd, k, v) }); err != nil {
 		return err
 	}
-	if err := sys.Fchmod(fd, mode(hdr)); err != nil {
-		return fmt.Errorf("chmod %o: %w", mode(hdr), err)
+	if st.Mode&modeBits != mode(hdr) {
+		if err := sys.Fchmod(fd, mode(hdr)); err != nil {
+			return fmt.Errorf("chmod %o: %w", mode(hdr), err)
+		}
 	}
 	t := entryTimes(hdr)
 	return sys.Futimes(fd, t.access, t.mod)
@@ -394,7 +413,9 @@ func isSparse(hdr *tar.Header) bool {
 	return false
 }
 
-func mode(hdr *tar.Header) uint32 { return uint32(hdr.Mode) & 0o7777 }
+const modeBits = 0o7777 // set-user-ID, set-group-ID, sticky, rwxrwxrwx
+
+func mode(hdr *tar.Header) uint32 { return uint32(hdr.Mode) & modeBits }
 
 // entryTimes: the access time is the later of both where the entry has one; what no file system can hold becomes the
 // epoch (as in containerd).
@@ -414,17 +435,28 @@ func entryTimes(hdr *tar.Header) times {
 
 // metadata applies owner, attributes, mode and times to what is not an open regular file.
 func (x *extractor) metadata(hdr *tar.Header, parent int, base string, symlink bool) error {
-	if err := sys.Chownat(parent, base, hdr.Uid, hdr.Gid); err != nil {
-		return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
+	st, err := sys.Lstatat(parent, base)
+	if err != nil {
+		return err
+	}
+	// A hard link's file loses its capabilities by this, like everywhere, unless the link's entry has them too.
+	linked := hdr.Typeflag == tar.TypeLink
+	if linked || int(st.Uid) != hdr.Uid || int(st.Gid) != hdr.Gid {
+		if err := sys.Chownat(parent, base, hdr.Uid, hdr.Gid); err != nil {
+			return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
+		}
 	}
 	set := func(k string, v []byte) error { return sys.Setxattrat(parent, base, k, v) }
 	if err := x.xattrs(hdr, set); err != nil {
 		return err
 	}
-	if !symlink {
+	if !symlink && (linked || st.Mode&modeBits != mode(hdr)) {
 		if err := sys.Chmodat(parent, base, mode(hdr)); err != nil {
 			return fmt.Errorf("chmod %o: %w", mode(hdr), err)
 		}
+	}
+	if hdr.Typeflag == tar.TypeDir {
+		return nil // its times are set when nothing is made in it any more
 	}
 	t := entryTimes(hdr)
 	return sys.Utimesat(parent, base, t.access, t.mod)

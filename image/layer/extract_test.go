@@ -351,7 +351,13 @@ func everything() []entry {
 		with(file("usr/bin/ping", "elf"), func(e *entry) {
 			e.Mode, e.PAXRecords = 0o755, map[string]string{"SCHILY.xattr.security.capability": capability}
 		}),
+		// What a hard link's entry says is the file's from then on.
+		with(link(tar.TypeLink, "usr/bin/ping4", "usr/bin/ping"), func(e *entry) { e.Mode = 0o755 }),
+		with(link(tar.TypeLink, "usr/bin/su2", "usr/bin/su"), func(e *entry) { e.Mode, e.Uid = 0o755, 1 }),
+		with(file("all-bits", "x"), func(e *entry) { e.Mode = 0o7777 }), dir("all-bits-dir", 0o7777),
+		with(file("no-bits", "x"), func(e *entry) { e.Mode = 0 }), dir("no-bits-dir", 0), file("no-bits-dir/x", ""),
 		with(dir("setgid", 0o2775), func(e *entry) { e.Gid = 5 }), file("setgid/child", "x"), dir("setgid/sub", 0o700),
+		link(tar.TypeSymlink, "setgid/link", "x"), with(file("setgid/own", "x"), func(e *entry) { e.Gid = 5 }),
 		link(tar.TypeSymlink, "lib", "usr/lib"), dir("usr/lib", 0o755), file("lib/through", "via link"),
 		link(tar.TypeSymlink, "abs", "/usr/lib"), file("abs/through2", "via absolute link"),
 		link(tar.TypeSymlink, "dangling", "/does/not/exist"), link(tar.TypeLink, "etc/passwd2", "etc/passwd"),
@@ -364,6 +370,7 @@ func everything() []entry {
 		file(long+strings.Repeat("n", 200), "long"),
 		with(file("not-\xff\xfe-utf8", "t"), func(e *entry) { e.Format = tar.FormatGNU }), file("ünïcode", "t"),
 		file("big", strings.Repeat("0123456789abcdef", 40000)), file("zeros", strings.Repeat("\x00", 300<<10)),
+		file("ends-with-a-hole", "x"+strings.Repeat("\x00", 400<<10)), file("hole-inside", strings.Repeat("\x00", 300<<10)+"x"),
 		dir("dir-then-file", 0o755), file("dir-then-file/x", ""), file("dir-then-file", ""),
 		file("replaced", "first"), link(tar.TypeSymlink, "replaced", "etc"),
 		file("full-then-dir", "z"), dir("full-then-dir", 0o711),
@@ -387,6 +394,19 @@ func TestCompareWithContainerd(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare(t, slices.Concat(global.Bytes(), stream, make([]byte, 10240)))
+}
+
+// TestCompareUmask: nothing depends on the bits that files are created with.
+func TestCompareUmask(t *testing.T) {
+	needRoot(t)
+	stream := makeTar(t, everything()...)
+	for _, mask := range []int{0, 0o077, 0o777} {
+		old := syscall.Umask(mask)
+		func() {
+			defer syscall.Umask(old)
+			compare(t, stream)
+		}()
+	}
 }
 
 func TestCompareBusybox(t *testing.T) {

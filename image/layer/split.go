@@ -10,6 +10,7 @@ import (
 	"math"
 	"os"
 	"strconv"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -53,6 +54,10 @@ func newFrameWriter(w io.Writer) (*frameWriter, error) {
 	if _, err := io.WriteString(w, frameMagic); err != nil {
 		return nil, err
 	}
+	if f, ok := frameWriters.Get().(*frameWriter); ok {
+		f.z.Reset(w)
+		return f, nil
+	}
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(512<<10))
 	if err != nil {
@@ -60,6 +65,9 @@ func newFrameWriter(w io.Writer) (*frameWriter, error) {
 	}
 	return &frameWriter{z: z, buf: make([]byte, 0, maxRecord)}, nil
 }
+
+// frameWriters are those that are done and can be used again: their tables are larger than what most layers give them.
+var frameWriters sync.Pool
 
 func (f *frameWriter) raw(p []byte) {
 	if f == nil {
@@ -117,7 +125,12 @@ func (f *frameWriter) close() error {
 		return nil
 	}
 	f.flush()
-	return errors.Join(f.err, f.z.Close())
+	if err := errors.Join(f.err, f.z.Close()); err != nil {
+		return err
+	}
+	f.z.Reset(nil) // it need not keep the file
+	frameWriters.Put(f)
+	return nil
 }
 
 // Reassemble writes the tar stream of a layer to w, from the frame file that Unpack wrote, the tree that it made below

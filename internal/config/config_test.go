@@ -143,6 +143,7 @@ func TestLoadProblems(t *testing.T) {
 		{"relative", "root = 'var'", `DIR/config.toml:1: root: "var" is not an absolute path`},
 		{"unclean", "root = '/var/../x'", `DIR/config.toml:1: root: "/var/../x" is not in its shortest form, "/x"`},
 		{"range", "pods_per_supervisor = 0", "DIR/config.toml:1: pods_per_supervisor: 0 is not between 1 and 1024"},
+		{"too few inodes", "writable_layer_inodes = 10", "DIR/config.toml:1: writable_layer_inodes: 10 is not between 64 and 4294967296"},
 		{"short interval", "reconcile_interval = '1ms'", "DIR/config.toml:1: reconcile_interval: 1ms is not between 1s and 24h0m0s"},
 		{"enum", "log_format = 'xml'", `DIR/config.toml:1: log_format: "xml" is not known; want text or json`},
 		{"driver", "cgroup_driver = 'other'", `DIR/config.toml:1: cgroup_driver: "other" is not known; want cgroupfs or systemd`},

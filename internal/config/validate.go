@@ -29,6 +29,9 @@ func Validate(c Config) Problems {
 	v.between("pods_per_supervisor", int64(c.PodsPerSupervisor), 1, 1024)
 	v.between("max_concurrent_downloads", int64(c.MaxConcurrentDownloads), 1, 64)
 	v.between("max_layer_entries", c.MaxLayerEntries, 1, 1<<32)
+	if c.WritableLayerInodes != 0 {
+		v.between("writable_layer_inodes", c.WritableLayerInodes, MinLayerInodes, 1<<32)
+	}
 	if c.GzipProgram != "auto" && c.GzipProgram != "none" {
 		v.path("gzip_program", c.GzipProgram)
 	}

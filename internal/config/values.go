@@ -45,6 +45,9 @@ const (
 	GiB Size = 1 << 30
 )
 
+// MinLayerInodes is the least that a container's folder, its overlay and a few files of its own take.
+const MinLayerInodes = 64
+
 var units = []struct {
 	name string
 	size Size

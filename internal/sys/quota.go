@@ -167,15 +167,17 @@ func NextProject(dir *os.File, id uint32) (next uint32, u ProjectUsage, ok bool,
 	return q.id, q.usage(), true, nil
 }
 
-// SetProjectLimit limits the bytes of a project, rounded up to a KiB; 0 is no limit.
-func SetProjectLimit(dir *os.File, id uint32, bytes uint64) error {
+// SetProjectLimit limits the bytes of a project, rounded up to a KiB, and its inodes; 0 is no limit.
+func SetProjectLimit(dir *os.File, id uint32, bytes, inodes uint64) error {
 	blocks := bytes / quotaBlock
 	if bytes%quotaBlock != 0 {
 		blocks++
 	}
-	q := dqblk{bhardlimit: blocks, bsoftlimit: blocks, valid: qifBlimits | qifIlimits}
+	q := dqblk{
+		bhardlimit: blocks, bsoftlimit: blocks, ihardlimit: inodes, isoftlimit: inodes, valid: qifBlimits | qifIlimits,
+	}
 	if err := quotactlFd(dir, qSetquota, id, unsafe.Pointer(&q)); err != nil {
-		return fmt.Errorf("limit project %d on %s to %d bytes: %w", id, dir.Name(), bytes, err)
+		return fmt.Errorf("limit project %d on %s to %d bytes, %d inodes: %w", id, dir.Name(), bytes, inodes, err)
 	}
 	return nil
 }
