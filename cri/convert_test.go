@@ -189,6 +189,8 @@ func TestBadPods(t *testing.T) {
 		{"config.annotations: ", func(c *pb.PodSandboxConfig) { c.Annotations["a"] = strings.Repeat("b", 2<<20) }},
 		{"config.windows: ", func(c *pb.PodSandboxConfig) { c.Windows = &pb.WindowsPodSandboxConfig{} }},
 		{"config.linux.cgroup_parent: ", func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "/kubepods/../../x" }},
+		{"config.linux.cgroup_parent: ", func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = "/kubepods/" + strings.Repeat("x", 256) }},
+		{"config.linux.cgroup_parent: ", func(c *pb.PodSandboxConfig) { c.Linux.CgroupParent = strings.Repeat("/x", 1025) }},
 		{"config.linux.sysctls[vm.swappiness]: ", func(c *pb.PodSandboxConfig) { c.Linux.Sysctls["vm.swappiness"] = "1" }},
 		{"config.linux.sysctls[net/../kernel/core_pattern]: ", func(c *pb.PodSandboxConfig) { c.Linux.Sysctls["net/../kernel/core_pattern"] = "|x" }},
 		{"config.linux.sysctls[net.core.somaxconn]: ", func(c *pb.PodSandboxConfig) {

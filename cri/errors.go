@@ -51,16 +51,23 @@ var kinds = []struct {
 	{image.ErrNotFound, codes.NotFound},
 }
 
+// maxErrorText bounds the text of an error, which goes into a header of the answer and a line of the log: a client refuses
+// larger headers, and sees none of it then.
+const maxErrorText = 16 << 10
+
 // statusOf gives an error of a method its status and sees to it that the text begins with the operation. An error that
-// is a status stays as it is: the kubelet looks for what some begin with. One of no known kind is codes.Unknown.
+// is a status keeps its text's beginning: the kubelet looks for what some begin with. One of no known kind is codes.Unknown.
 func statusOf(method string, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		if text := s.GRPCStatus().Message(); len(text) > maxErrorText {
+			return status.Error(s.GRPCStatus().Code(), shorten(text, maxErrorText))
+		}
 		return err
 	}
-	return status.Error(codeOf(err), withOperation(operation(method), err.Error()))
+	return status.Error(codeOf(err), shorten(withOperation(operation(method), err.Error()), maxErrorText))
 }
 
 // operation is a method's name in words: "/runtime.v1.RuntimeService/ExecSync" is "exec sync".

@@ -11,8 +11,12 @@ import (
 	"github.com/cri-shim/cri-shim/sandbox"
 )
 
-// maxComplaints bounds what one error says of a request that is wrong all over.
-const maxComplaints = 8
+const (
+	// maxComplaints bounds what one error says of a request that is wrong all over.
+	maxComplaints = 8
+	// maxComplaint bounds what it says of one field, which may quote the value.
+	maxComplaint = 512
+)
 
 // fields collects what is wrong with the fields of a request, each named by its path
 // in the CRI, so that a client hears of all of them at once.
@@ -25,8 +29,17 @@ type fields struct {
 func (f *fields) add(path, format string, a ...any) {
 	f.count++
 	if len(f.bad) < maxComplaints {
-		f.bad = append(f.bad, path+": "+fmt.Sprintf(format, a...))
+		f.bad = append(f.bad, shorten(path+": "+fmt.Sprintf(format, a...), maxComplaint))
 	}
+}
+
+// shorten leaves out the middle of a text that is longer than limit bytes, and says how much that is.
+func shorten(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	head, tail := text[:limit*3/4], text[len(text)-limit/4:]
+	return fmt.Sprintf("%s [... %d bytes ...] %s", strings.ToValidUTF8(head, ""), len(text)-len(head)-len(tail), strings.ToValidUTF8(tail, ""))
 }
 
 // err is nil, or an ErrInvalid that names the bad fields.

@@ -15,6 +15,9 @@ import (
 const (
 	maxName     = 253 // a DNS subdomain (RFC 1123), the longest name in Kubernetes
 	maxHostname = 64  // sethostname(2)
+	maxFileName = 255 // NAME_MAX
+	// maxCgroupPath leaves room in PATH_MAX for where the hierarchy is mounted, the container's group and its files.
+	maxCgroupPath = 2048
 )
 
 // podFromProto converts and checks the configuration of a pod sandbox. The error is a
@@ -80,10 +83,20 @@ func (f *fields) podLinux(at string, l *pb.LinuxPodSandboxConfig, p *workload.Po
 	p.Overhead = f.resources(at+".overhead", l.GetOverhead())
 	p.Resources = f.resources(at+".resources", l.GetResources())
 	p.Security = f.podSecurity(at+".security_context", sc)
-	if strings.Contains("/"+p.CgroupParent+"/", "/../") || hasControl(p.CgroupParent) {
+	if !isCgroupPath(p.CgroupParent) {
 		f.add(at+".cgroup_parent", "%q is not a cgroup path", p.CgroupParent)
 	}
 	f.sysctls(at+".sysctls", p.Sysctls, p.Security.Namespaces)
+}
+
+// isCgroupPath: what the kernel would refuse must not get into a record, since the group could not be removed either.
+func isCgroupPath(path string) bool {
+	for name := range strings.SplitSeq(path, "/") {
+		if name == ".." || len(name) > maxFileName {
+			return false
+		}
+	}
+	return len(path) <= maxCgroupPath && !hasControl(path)
 }
 
 func (f *fields) podSecurity(at string, s *pb.LinuxSandboxSecurityContext) workload.PodSecurity {

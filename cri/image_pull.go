@@ -69,6 +69,9 @@ func credentialsFromProto(a *pb.AuthConfig) (Credentials, error) {
 		RegistryToken: a.GetRegistryToken(),
 		ServerAddress: a.GetServerAddress(),
 	}
+	if hasControl(c.RegistryToken) { // it is sent as it is, in a header
+		f.add("auth.registry_token", "contains a control character")
+	}
 	if a.GetAuth() != "" && c.Username == "" && c.Password == "" {
 		text, err := base64.StdEncoding.DecodeString(a.GetAuth())
 		user, password, ok := strings.Cut(strings.TrimRight(string(text), "\x00"), ":")

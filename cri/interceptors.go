@@ -118,7 +118,7 @@ func subject(req, resp any) []slog.Attr {
 	var attrs []slog.Attr
 	add := func(key, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
+			attrs = append(attrs, slog.String(key, shorten(value, maxComplaint)))
 		}
 	}
 	switch m := req.(type) {

@@ -426,6 +426,11 @@ func TestImages(t *testing.T) {
 	wantCode(t, "ImageStatus for an unknown handler", err, codes.InvalidArgument, "image.runtime_handler")
 	_, err = c.PullImage(ctx, &pb.PullImageRequest{Image: spec, Auth: &pb.AuthConfig{Auth: "c2VjcmV0"}})
 	wantCode(t, "PullImage with bad credentials", err, codes.InvalidArgument, "auth.auth")
+	_, err = c.PullImage(t.Context(), &pb.PullImageRequest{Image: &pb.ImageSpec{Image: "a"}, Auth: &pb.AuthConfig{RegistryToken: "se\ncret"}})
+	wantCode(t, "PullImage with a token that no header can have", err, codes.InvalidArgument, "auth.registry_token")
+	if strings.Contains(err.Error(), "cret") {
+		t.Errorf("PullImage tells the secret: %v", err)
+	}
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("error %q tells a secret", err)
 	}
@@ -464,10 +469,15 @@ func TestCodes(t *testing.T) {
 		{errors.New("other"), codes.Unknown},
 		{status.Error(codes.DataLoss, "as it is"), codes.DataLoss},
 		{errors.Join(sandbox.ErrNotFound, sandbox.ErrUnavailable), codes.Unavailable},
+		{fmt.Errorf("%w: %s", sandbox.ErrState, strings.Repeat("x", 20<<20)), codes.FailedPrecondition},
+		{status.Error(codes.DataLoss, strings.Repeat("x", 20<<20)), codes.DataLoss},
 	} {
 		r.fail = fmt.Errorf("start pod x: %w", tt.err)
 		_, err := c.RunPodSandbox(t.Context(), &pb.RunPodSandboxRequest{Config: goodPod()})
-		wantCode(t, tt.err.Error(), err, tt.want, "start pod x: ")
+		wantCode(t, fmt.Sprintf("%.99v", tt.err), err, tt.want, "start pod x: ")
+		if n := len(status.Convert(err).Message()); n > maxErrorText+64 {
+			t.Errorf("an error of %d bytes; want at most %d and how much was left out", n, maxErrorText)
+		}
 	}
 }
 

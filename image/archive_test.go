@@ -126,6 +126,9 @@ func TestExportImport(t *testing.T) {
 	mustPull(t, s, r.Host()+"/one:v1")
 	mustPull(t, s, r.Host()+"/two:v1")
 	archive := export(t, s, r.Host()+"/one:v1", two.ID.String())
+	if err := s.Export(t.Context(), io.Discard, []string{"nothing"}, ExportOptions{}); !errors.Is(err, ErrNotFound) || strings.Contains(err.Error(), "0x") {
+		t.Errorf("Export of nothing = %v; want ErrNotFound, and no address", err)
+	}
 	if again := export(t, s, r.Host()+"/one:v1", two.ID.String()); !bytes.Equal(again, archive) {
 		t.Error("exporting twice gives different streams")
 	}

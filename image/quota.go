@@ -34,7 +34,7 @@ type Limit struct{ Bytes, Inodes uint64 }
 // errors.ErrUnsupported and says why where the file system has no project quotas.
 func OpenQuota(dirs ...string) (_ *Quota, err error) {
 	for _, d := range dirs {
-		if err := os.MkdirAll(d, 0o711); err != nil {
+		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, err
 		}
 	}

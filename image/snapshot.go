@@ -43,7 +43,7 @@ func (s *Store) viewPath(id digest.Digest) string {
 
 // chooseSnapshotter tries out whether overlay can be used. A store that is not root's cannot mount anything anyhow.
 func (s *Store) chooseSnapshotter() error {
-	if err := os.MkdirAll(s.cfg.ContainersDir, 0o711); err != nil {
+	if err := os.MkdirAll(s.cfg.ContainersDir, 0o700); err != nil {
 		return err
 	}
 	if s.cfg.Snapshotter != SnapshotNative {

@@ -89,12 +89,17 @@ func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	if _, err := s.find(refOrID); err != nil {
-		return fmt.Errorf("pin image: %w", err)
+	verb := "unpin"
+	if pinned {
+		verb = "pin"
 	}
-	all, err := s.group(refOrID)
+	_, err := s.find(refOrID)
+	var all []*record
+	if err == nil {
+		all, err = s.group(refOrID)
+	}
 	if err != nil {
-		return fmt.Errorf("pin image: %w", err)
+		return fmt.Errorf("%s image: %w", verb, err)
 	}
 	for _, r := range all {
 		if names := s.pinnedNames(r); !pinned && len(names) > 0 {
@@ -108,7 +113,7 @@ func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 		r = r.clone()
 		r.Pinned = pinned
 		if err := writeRecord(s.imageDir(r.ID), r); err != nil {
-			return fmt.Errorf("pin image %s: %w", refOrID, err)
+			return fmt.Errorf("%s image %s: %w", verb, refOrID, err)
 		}
 		s.publish(r)
 	}

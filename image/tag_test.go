@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,6 +42,11 @@ func TestTagAndPin(t *testing.T) {
 	}
 	if _, err := s.Tag(t.Context(), two.ID, "kindest/app", true); err != nil {
 		t.Fatal(err)
+	}
+	for pinned, operation := range map[bool]string{true: "pin image: ", false: "unpin image: "} {
+		if err := s.Pin(t.Context(), "nothing", pinned); !errors.Is(err, ErrNotFound) || !strings.HasPrefix(err.Error(), operation) {
+			t.Errorf("Pin(nothing, %v) = %v; want ErrNotFound that begins with %q", pinned, err, operation)
+		}
 	}
 	if err := s.Pin(t.Context(), one.ID, true); err != nil {
 		t.Fatal(err)

@@ -62,6 +62,10 @@ func (m *Manager) makeContainer(ctx context.Context, f *flight, p *pod, cfg *wor
 	if u := cfg.Security.Namespaces.User; u != nil && !reflect.DeepEqual(podUser(u), userNamespace(facts)) {
 		return "", invalid("config.linux.security_context.namespace_options.userns_options", "not those of the pod sandbox")
 	}
+	if pid := cfg.Security.Namespaces.PID; (pid == workload.ModePod || pid == "") && !m.sharesPID(facts) {
+		return "", invalid("config.linux.security_context.namespace_options.pid",
+			"POD, but the pod sandbox has no PID namespace of its own to share: its own option is %s", strings.ToUpper(string(facts.Config.Security.Namespaces.PID)))
+	}
 	img, err := m.imageOf(cfg, from)
 	if err != nil {
 		return "", err

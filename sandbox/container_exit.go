@@ -46,8 +46,27 @@ func (m *Manager) exited(from *client, e *api.Exit) {
 		m.background.Go(func() { m.launchFailed(c, e) })
 	case c != nil:
 		m.background.Go(func() { m.containerExited(c, e) })
-	case e.Failed == "":
-		m.background.Go(func() { m.forgetAt(from, e.ID) })
+	default:
+		m.background.Go(func() { m.strayExit(from, e) })
+	}
+}
+
+// strayExit is of a process that nobody knows any more: of a container that was removed before its supervisor had written
+// why its launch failed.
+func (m *Manager) strayExit(from *client, e *api.Exit) {
+	if e.Failed == "" {
+		m.forgetAt(from, e.ID)
+	}
+	m.dropExit(e.ID)
+}
+
+// dropExit removes an exit file, unless there is a record that it may belong to.
+func (m *Manager) dropExit(id string) {
+	if _, err := m.container(id); !errors.Is(err, ErrNotFound) || m.recordKept(m.ctrFiles.path(id)) {
+		return
+	}
+	if err := os.Remove(m.exitFile(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.cfg.Log.Warn("exit file", "ctr", id, "err", err)
 	}
 }
 

@@ -70,7 +70,9 @@ func (m *Manager) startContainer(ctx context.Context, f *flight, c *ctr) (err er
 		ctx, cancel := m.cleanup(ctx)
 		defer cancel()
 		f.enter("roll back")
-		return errors.Join(err, m.failed(ctx, pod, c, timeline, err))
+		err = errors.Join(err, m.failed(ctx, pod, c, timeline, err))
+		m.background.Go(func() { m.checkNamespaces(m.life, p) }) // that the next attempt be made in a pod that has them
+		return err
 	}
 	begun, _ := sys.StartTime(pid) // 0 where it has ended already
 	err = m.updateContainer(c, func(c *ctr) {

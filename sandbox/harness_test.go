@@ -309,7 +309,7 @@ func containerConfig(name string) *workload.Container {
 // residue lists what is on the node beside what the fake host counts.
 func (h *host) residue() []string {
 	left := h.left()
-	for _, dir := range []string{"state/pods", "root/pods", "root/containers", "root/layers", "netns"} {
+	for _, dir := range []string{"state/pods", "state/exits", "root/pods", "root/containers", "root/layers", "netns"} {
 		for _, e := range readDir(filepath.Join(h.dir, dir)) {
 			left = append(left, dir+"/"+e)
 		}

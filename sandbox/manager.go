@@ -125,8 +125,15 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 		clients: map[string]*client{}, pods: map[string]map[string]bool{},
 		estranged: map[string]bool{}, children: map[string]*os.File{}, turn: make(chan struct{}, 1),
 	}
-	for _, dir := range []string{m.exitDir(), m.podStateDir(""), m.layerDir(""), m.trashDir()} {
+	for _, dir := range []string{m.exitDir(), m.podStateDir("")} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return nil, err
+		}
+	}
+	// What containers have written may be set-user-ID programs. The folder above is root's alone where the daemon has made
+	// it, but not where it is the root of a file system.
+	for _, dir := range []string{m.layerDir(""), m.trashDir()} {
+		if err := errors.Join(os.MkdirAll(dir, 0o700), os.Chmod(dir, 0o700)); err != nil {
 			return nil, err
 		}
 	}

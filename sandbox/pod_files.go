@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -29,8 +30,15 @@ func (m *Manager) podFile(p *Pod, name string) string {
 // makePodFiles makes the pod's folder with the files and the /dev/shm that its containers share.
 func (m *Manager) makePodFiles(p *pod) error {
 	dir := m.podStateDir(p.ID)
-	if err := os.MkdirAll(filepath.Join(dir, "ns"), 0o711); err != nil {
+	if err := errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(filepath.Join(dir, "ns"), 0o711)); err != nil {
 		return err
+	}
+	// The folder's name is in everybody's /proc/self/mountinfo, and what is in it is open: /dev/shm to anyone. The root of a
+	// user namespace has to get through all the same, as other runtimes mount with its rights.
+	if _, gid, ok := podRoot(&p.Pod); ok {
+		if err := errors.Join(os.Chown(dir, -1, int(gid)), os.Chmod(dir, 0o710)); err != nil {
+			return err
+		}
 	}
 	resolv, err := resolvConf(p.Config.DNS)
 	if err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +134,31 @@ func (m *Manager) recoverPod(p *pod, held map[string]heldProcess) {
 	if err := m.updatePod(p, func(p *Pod) { p.Why = why }); err != nil {
 		m.cfg.Log.Error("record", "pod", p.ID, "err", err)
 	}
+}
+
+// checkNamespaces: a pod whose namespaces somebody has unpinned can start nothing any more. A client that sees it not
+// ready makes another.
+func (m *Manager) checkNamespaces(ctx context.Context, p *pod) {
+	if facts := m.snapshot(p); facts.State() != PodReady || m.missingNamespace(facts) == "" {
+		return
+	}
+	brief, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	p, free, err := m.takePod(brief, p.ID, "check")
+	if p == nil || err != nil {
+		return // it is gone, or being worked on
+	}
+	defer free()
+	facts := m.snapshot(p)
+	why := m.missingNamespace(facts)
+	if facts.State() != PodReady || why == "" {
+		return
+	}
+	m.cfg.Log.Warn("pod is not ready any more", "pod", p.ID, "why", why)
+	if err := m.updatePod(p, func(p *Pod) { p.Why = why }); err != nil {
+		m.cfg.Log.Error("record", "pod", p.ID, "err", err)
+	}
+	m.tellPodEnd(p)
 }
 
 func (m *Manager) missingNamespace(p *Pod) string {
@@ -425,7 +452,7 @@ func (m *Manager) reconcileLoop(ctx context.Context) {
 }
 
 // reconcile frees what no pod holds: network attachments, pod folders, exit files, cgroups
-// of ended containers.
+// of ended containers. Pods that have lost what they need are not ready any more.
 func (m *Manager) reconcile(ctx context.Context) {
 	m.mu.Lock()
 	var ended []*ctr
@@ -434,7 +461,11 @@ func (m *Manager) reconcile(ctx context.Context) {
 			ended = append(ended, c)
 		}
 	}
+	pods := slices.Collect(maps.Values(m.pods))
 	m.mu.Unlock()
+	for _, p := range pods {
+		m.checkNamespaces(ctx, p)
+	}
 	if err := m.cfg.Network.Collect(ctx, m.recorded); err != nil && ctx.Err() == nil {
 		m.cfg.Log.Warn("collect network attachments", "err", err)
 	}
@@ -474,8 +505,8 @@ func (m *Manager) recorded() []*Pod {
 	return all
 }
 
-// dropFolders removes folders of pods and containers that no record knows. A folder is
-// made after its record, and a new record is looked for last, so none in use is taken.
+// dropFolders removes folders of pods and containers, and exit files, that no record knows. They are
+// made after their record, and a new record is looked for last, so none in use is taken.
 func (m *Manager) dropFolders() {
 	for _, e := range readDir(m.podStateDir("")) {
 		if _, err := m.pod(e); errors.Is(err, ErrNotFound) && len(e) == 64 && !m.recordKept(m.podFiles.path(e)) {
@@ -491,6 +522,11 @@ func (m *Manager) dropFolders() {
 			if err := m.discard(m.layerDir(e)); err != nil {
 				m.cfg.Log.Warn("remove a container's folder", "ctr", e, "err", err)
 			}
+		}
+	}
+	for _, e := range readDir(m.exitDir()) {
+		if len(e) == 64 {
+			m.dropExit(e)
 		}
 	}
 }

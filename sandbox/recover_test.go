@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
+	"github.com/cri-shim/cri-shim/internal/workload"
 	"github.com/cri-shim/cri-shim/sandbox/api"
 )
 
@@ -390,14 +391,24 @@ func TestSupervisorReplaced(t *testing.T) {
 	cfg.Security.Namespaces.PID = "container"
 	pod, err := m.RunPod(t.Context(), cfg)
 	must(t, err)
-	first, err := m.CreateContainer(t.Context(), pod, containerConfig("first"))
+	alone := func(name string) *workload.Container {
+		c := containerConfig(name)
+		c.Security.Namespaces.PID = workload.ModeContainer
+		return c
+	}
+	// Asked to share what the pod has not, a container is refused when it is made, not when it is started.
+	const field = "config.linux.security_context.namespace_options.pid: POD"
+	if _, err := m.CreateContainer(t.Context(), pod, containerConfig("shared")); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), field) {
+		t.Errorf("CreateContainer with the PID namespace of a pod that has none = %v; want ErrInvalid and %q", err, field)
+	}
+	first, err := m.CreateContainer(t.Context(), pod, alone("first"))
 	must(t, err)
 	must(t, m.StartContainer(t.Context(), first))
 	before, _ := m.Pod(pod)
 	must(t, syscall.Kill(supervisorPID(t, m, pod), syscall.SIGKILL))
 	eventually(t, "loss noticed", func() bool { _, err := m.pool.of(before.Supervisor); return err != nil })
 	must(t, m.StopContainer(t.Context(), first, 0))
-	again, err := m.CreateContainer(t.Context(), pod, containerConfig("again"))
+	again, err := m.CreateContainer(t.Context(), pod, alone("again"))
 	must(t, err)
 	if err := m.StartContainer(t.Context(), again); err != nil {
 		t.Fatalf("StartContainer after its supervisor died = %v", err)
@@ -503,4 +514,67 @@ func TestStartPastAHangingPlugin(t *testing.T) {
 	close(h.hangTeardown)
 	eventually(t, "the interrupted pod is undone", func() bool { return len(m2.recorded()) == 1 })
 	must(t, m2.RemovePod(t.Context(), other))
+}
+
+// TestStrayExitFile: a supervisor may write why a launch failed after the client has removed the container. Nobody would
+// read the file; one that a record may need stays.
+func TestStrayExitFile(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	stray, unread := strings.Repeat("a", 64), strings.Repeat("b", 64)
+	must(t, os.WriteFile(m.ctrFiles.path(unread), []byte("{"), 0o600))
+	for what, sweep := range map[string]func(){
+		"told by its supervisor": func() {
+			for _, id := range []string{stray, unread} {
+				m.exited(nil, &api.Exit{ID: id, Code: exitStartError, Failed: "exec: no such file"})
+			}
+		},
+		"found by the reconciler": func() { m.reconcile(t.Context()) },
+	} {
+		for _, id := range []string{stray, unread} {
+			must(t, os.WriteFile(m.exitFile(id), []byte("{}"), 0o600))
+		}
+		sweep()
+		eventually(t, what+": the stray exit file is gone", func() bool { _, err := os.Lstat(m.exitFile(stray)); return err != nil })
+		time.Sleep(20 * time.Millisecond)
+		if _, err := os.Lstat(m.exitFile(unread)); err != nil {
+			t.Errorf("%s: the exit file of a container whose record cannot be read: %v; want it kept", what, err)
+		}
+	}
+	must(t, os.Remove(m.ctrFiles.path(unread)))
+	must(t, os.Remove(m.exitFile(unread)))
+}
+
+// TestUnpinnedNamespace: a pod whose network namespace somebody has deleted is not ready any more, as soon as a container
+// cannot be started in it, or when records are next compared. Its client can make another.
+func TestUnpinnedNamespace(t *testing.T) {
+	for what, notice := range map[string]func(*testing.T, *Manager, string){
+		"start": func(t *testing.T, m *Manager, ctr string) {
+			if err := m.StartContainer(t.Context(), ctr); err == nil {
+				t.Error("StartContainer = nil; want an error")
+			}
+		},
+		"reconcile": func(t *testing.T, m *Manager, _ string) { m.reconcile(t.Context()) },
+	} {
+		t.Run(what, func(t *testing.T) {
+			h := newHost(t)
+			h.script = "fail cannot be started"
+			m := h.manager()
+			pod, ctr := mustCreate(t, m)
+			facts, err := m.Pod(pod)
+			must(t, err)
+			path := m.namespacePath(facts, nsNetwork)
+			must(t, syscall.Unmount(path, syscall.MNT_DETACH))
+			must(t, os.Remove(path))
+			notice(t, m, ctr)
+			eventually(t, "the pod is not ready", func() bool {
+				now, err := m.Pod(pod)
+				return err == nil && now.State() == PodNotReady && strings.Contains(now.Why, path)
+			})
+			must(t, m.RemovePod(t.Context(), pod))
+			if left := h.residue(); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
 }

@@ -43,11 +43,38 @@ func (f *foreground) terminal(master *os.File) {
 			f.restore = restore
 		}
 	}
-	go io.Copy(master, os.Stdin)
+	go passInput(master, os.Stdin)
 	go func() {
 		io.Copy(os.Stdout, master) // ends with EIO once nobody has the other end
 		close(f.copied)
 	}()
+}
+
+// passInput gives a terminal what is typed, or what is in a file or pipe. The end of that is told as a user would, by ^D,
+// of which one on a line that is not empty only sends the line; or who reads there would wait for ever.
+func passInput(master io.Writer, stdin *os.File) {
+	w := &lastByte{w: master, last: '\n'}
+	if _, err := io.Copy(w, stdin); err != nil || sys.IsTerminal(stdin) {
+		return
+	}
+	const eot = "\x04"
+	if w.last != '\n' {
+		_, _ = io.WriteString(master, eot)
+	}
+	_, _ = io.WriteString(master, eot)
+}
+
+// lastByte remembers what was written last.
+type lastByte struct {
+	w    io.Writer
+	last byte
+}
+
+func (l *lastByte) Write(p []byte) (int, error) {
+	if len(p) > 0 {
+		l.last = p[len(p)-1]
+	}
+	return l.w.Write(p)
 }
 
 func (f *foreground) resize() {

@@ -276,6 +276,7 @@ func TestForeignCgroup(t *testing.T) {
 	b := ours(t, "sleep 100")
 	b.ok("run", "-d", "first")
 	b.fails("cgroup is not empty", "run", "-d", "second")
+	b.fails("container with given ID already exists", "run", "-d", "first") // though its group is not empty either
 	if s := b.state("first"); s.Status != specs.StateRunning {
 		t.Errorf("the first container is %s", s.Status)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -116,4 +117,22 @@ func TestForegroundTerminal(t *testing.T) {
 		t.Errorf("run = %d, %q, %q", r.code, r.out, r.errs)
 	}
 	b.gone("c")
+}
+
+// TestForegroundTerminalInputEnds: what reads from a terminal whose user is a file or a pipe learns of its end.
+func TestForegroundTerminalInputEnds(t *testing.T) {
+	for _, input := range []string{"", "a line\n", "half a line"} {
+		b := ours(t, "cat; echo end; exit 4")
+		b.spec.Process.Terminal = true
+		b.write()
+		cmd := b.command("run", "c")
+		cmd.Stdin = strings.NewReader(input)
+		timer := time.AfterFunc(30*time.Second, func() { b.command("delete", "--force", "c").Run() })
+		r := b.runCommand(cmd)
+		timer.Stop()
+		if r.code != 4 || !strings.Contains(r.out, "end") || !strings.Contains(r.out, strings.TrimSpace(input)) {
+			t.Errorf("run with input %q = %d, %q, %q; want the input and the end, and 4", input, r.code, r.out, r.errs)
+		}
+		b.gone("c")
+	}
 }

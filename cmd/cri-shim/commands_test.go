@@ -133,6 +133,13 @@ func TestImageCommands(t *testing.T) {
 		{args: []string{"image", "export", at, "example.org/a:1"}, want: "an archive"},
 		{args: []string{"image", "import", at}, err: "name one archive"},
 		{args: []string{"image", "ls", "--endpoint", "/nowhere/cri.sock"}, err: "no daemon at /nowhere/cri.sock"},
+		{args: []string{"image", "ls", "--endpoint", "tcp://127.0.0.1:5"}, err: `"tcp://127.0.0.1:5" is no socket's absolute path`},
+		{args: []string{"image", "ls", at, "example.org/a:1"}, err: "image ls takes no argument: example.org/a:1"},
+		{args: []string{"image", "du", at, "x"}, err: "image du takes no argument: x"},
+		{args: []string{"image", "gc", at, "x"}, err: "image gc takes no argument: x"},
+		{args: []string{"metrics", at, "x"}, err: "metrics takes no argument: x"},
+		{args: []string{"version", "x"}, err: "version takes no argument: x"},
+		{args: []string{"config", "default", "x"}, err: "config default takes no argument: x"},
 	} {
 		out, err := run(t, tt.stdin, tt.args...)
 		if tt.err == "" && (err != nil || out != tt.want) || tt.err != "" && (err == nil || !strings.Contains(message(err), tt.err)) {

@@ -26,10 +26,10 @@ func configCommand() *cli.Command {
 		Commands: []*cli.Command{{
 			Name:  "default",
 			Usage: "print every key with its default and what it does",
-			Action: func(_ context.Context, cmd *cli.Command) error {
+			Action: noArguments(func(_ context.Context, cmd *cli.Command) error {
 				_, err := cmd.Root().Writer.Write(config.Render(config.Default()))
 				return err
-			},
+			}),
 		}, {
 			Name:  "check",
 			Usage: "check the configuration; exits 1 and names every problem by file, line and key",

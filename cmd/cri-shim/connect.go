@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/urfave/cli/v3"
@@ -31,6 +32,9 @@ func connect(cmd *cli.Command) (*grpc.ClientConn, error) { return connectTo(cmd.
 
 func connectTo(endpoint string) (*grpc.ClientConn, error) {
 	path := strings.TrimPrefix(endpoint, "unix://")
+	if !filepath.IsAbs(path) {
+		return nil, fmt.Errorf("--endpoint: %q is no socket's absolute path, with or without unix://", endpoint)
+	}
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("no daemon at %s: is cri-shim serve running? (--endpoint names another socket)", path)
 	} else if err != nil {

@@ -26,7 +26,7 @@ func imageCommand() *cli.Command {
 			Aliases: []string{"list"},
 			Usage:   "list images, with those for other platforms",
 			Flags:   []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs only"}},
-			Action:  listImages,
+			Action:  noArguments(listImages),
 		}, {
 			Name:      "inspect",
 			Usage:     "print what there is of images, for each platform, as JSON",
@@ -76,7 +76,7 @@ func imageCommand() *cli.Command {
 			Name:   "du",
 			Usage:  "tell what takes the image store's disk: by image, shared and alone",
 			Flags:  []cli.Flag{endpointFlag(), jsonFlag()},
-			Action: showDiskUse,
+			Action: noArguments(showDiskUse),
 		}, {
 			Name:  "gc",
 			Usage: "free what nobody needs, and tell what that was",
@@ -84,7 +84,7 @@ func imageCommand() *cli.Command {
 				&cli.BoolFlag{Name: "dry-run", Aliases: []string{"n"}, Usage: "only tell"},
 				&cli.BoolFlag{Name: "unused", Usage: "images, too, that no container has and that are not pinned"},
 				&cli.DurationFlag{Name: "min-age", Usage: "spare what pulls left within this `TIME`, and images pulled within it"}},
-			Action: freeImages,
+			Action: noArguments(freeImages),
 		}, {
 			Name:      "verify",
 			Usage:     "compare layers with their digests; all, or those of the images named",

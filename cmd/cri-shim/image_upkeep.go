@@ -82,9 +82,6 @@ func printDiskUse(out io.Writer, u *image.DiskUse) error {
 }
 
 func freeImages(ctx context.Context, cmd *cli.Command) error {
-	if cmd.Args().Present() {
-		return fmt.Errorf("image gc takes no argument: %s", cmd.Args().First())
-	}
 	o := image.FreeOptions{DryRun: cmd.Bool("dry-run"), Unused: cmd.Bool("unused"), MinAge: cmd.Duration("min-age")}
 	return withAdmin(cmd, func(c *cri.AdminClient) error {
 		f, err := c.ImageFree(ctx, o)

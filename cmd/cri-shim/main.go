@@ -72,6 +72,16 @@ func newCommand() *cli.Command {
 	return root
 }
 
+// noArguments refuses what a command would pass over: who names an image expects it to count.
+func noArguments(action cli.ActionFunc) cli.ActionFunc {
+	return func(ctx context.Context, cmd *cli.Command) error {
+		if cmd.Args().Present() {
+			return fmt.Errorf("%s takes no argument: %s", cmd.FullName(), cmd.Args().First())
+		}
+		return action(ctx, cmd)
+	}
+}
+
 // strict makes a mistake in a command line one line that says what is wrong, instead of a page of help.
 func strict(c *cli.Command) {
 	c.OnUsageError = func(_ context.Context, cmd *cli.Command, err error, _ bool) error {

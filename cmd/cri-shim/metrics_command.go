@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 
 	"github.com/urfave/cli/v3"
 
@@ -16,10 +15,7 @@ func metricsCommand() *cli.Command {
 		Description: "Pulls, calls, pods, containers, the pod network: see docs/metrics.md. With metrics_listen in the\n" +
 			"configuration the daemon serves the same over HTTP.",
 		Flags: []cli.Flag{endpointFlag()},
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return errors.New("metrics takes no argument")
-			}
+		Action: noArguments(func(ctx context.Context, cmd *cli.Command) error {
 			conn, err := connect(cmd)
 			if err != nil {
 				return err
@@ -31,6 +27,6 @@ func metricsCommand() *cli.Command {
 			}
 			_, err = cmd.Root().Writer.Write(text)
 			return err
-		},
+		}),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -86,6 +87,9 @@ func lockFolders(root, state string) ([]*os.File, error) {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return locks, err
 		}
+		if err := checkOwner(dir.path); err != nil {
+			return locks, err
+		}
 		f, err := lockFolder(dir.path)
 		if err != nil {
 			return locks, err
@@ -93,6 +97,22 @@ func lockFolders(root, state string) ([]*os.File, error) {
 		locks = append(locks, f)
 	}
 	return locks, nil
+}
+
+// checkOwner refuses a folder in which others can rename what is root's: records say what runs as root.
+func checkOwner(dir string) error {
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	owner := fi.Sys().(*syscall.Stat_t).Uid
+	switch {
+	case int(owner) != os.Geteuid():
+		return fmt.Errorf("%s belongs to user %d, who could have anything run as root: it has to belong to root", dir, owner)
+	case fi.Mode().Perm()&0o022 != 0:
+		return fmt.Errorf("%s can be written to by others (mode %04o), who could have anything run as root: chmod go-w %[1]s", dir, fi.Mode().Perm())
+	}
+	return nil
 }
 
 // lockPatience is how long a lock may outlive the daemon that held it: a child that was forked as the daemon was

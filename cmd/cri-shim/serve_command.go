@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -27,13 +28,13 @@ func serveCommand() *cli.Command {
 			&cli.StringFlag{Name: "log-level", Usage: "`LEVEL`: debug, info, warn or error"},
 			&cli.StringFlag{Name: "log-format", Usage: "`FORMAT`: text or json"},
 		},
-		Action: func(ctx context.Context, cmd *cli.Command) error {
-			if cmd.Args().Present() {
-				return fmt.Errorf("serve takes no argument: %s", cmd.Args().First())
-			}
+		Action: noArguments(func(ctx context.Context, cmd *cli.Command) error {
 			cfg, err := configure(cmd)
 			if err != nil {
 				return err
+			}
+			if os.Geteuid() != 0 {
+				return errors.New("serve needs root: it makes namespaces, mounts and control groups")
 			}
 			log := newLogger(cfg)
 			slog.SetDefault(log)
@@ -42,7 +43,7 @@ func serveCommand() *cli.Command {
 			ctx, stop := untilSignal(ctx, log)
 			defer stop()
 			return serve(ctx, cfg, log, assemble)
-		},
+		}),
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -333,4 +334,32 @@ func TestAssembleFails(t *testing.T) {
 		t.Errorf("serve = %v; want broken", err)
 	}
 	startDaemon(t, cfg, &fakeNode{}) // nothing is locked any more
+}
+
+// TestFoldersOfOthers: who can rename what is in the daemon's folders decides what runs as root.
+func TestFoldersOfOthers(t *testing.T) {
+	for what, change := range map[string]func(dir string) error{
+		"can be written to by others (mode 0777)": func(dir string) error { return os.Chmod(dir, 0o777) },
+		"belongs to user 65533":                   func(dir string) error { return os.Chown(dir, 65533, -1) },
+	} {
+		for _, which := range []string{"root", "state"} {
+			dirs := map[string]string{"root": t.TempDir(), "state": t.TempDir()}
+			for _, dir := range dirs { // whatever the umask
+				if err := os.Chmod(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := change(dirs[which]); errors.Is(err, fs.ErrPermission) {
+				t.Logf("needs root to give a folder away")
+				continue
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			locks, err := lockFolders(dirs["root"], dirs["state"])
+			closeFiles(locks)
+			if err == nil || !strings.Contains(err.Error(), dirs[which]+" "+what) {
+				t.Errorf("with a %s that %s: %v; want that it is said", which, what, err)
+			}
+		}
+	}
 }

@@ -15,10 +15,10 @@ func versionCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "version",
 		Usage: "print which build this is",
-		Action: func(_ context.Context, cmd *cli.Command) error {
+		Action: noArguments(func(_ context.Context, cmd *cli.Command) error {
 			fmt.Fprintf(cmd.Root().Writer, "cri-shim %s\n", versionText())
 			return nil
-		},
+		}),
 	}
 }
 

@@ -201,6 +201,16 @@ func (r *podRuntime) prepareForeign(ctx context.Context, h *foreignRuntime, c *s
 	if err := b.Make(env.Root, mounts); err != nil {
 		return nil, err
 	}
+	if u := params.Pod.Security.Namespaces.User; u != nil {
+		for _, m := range u.GIDs {
+			if m.ContainerID != 0 {
+				continue
+			}
+			if err := b.OpenTo(m.HostID); err != nil {
+				return nil, err
+			}
+		}
+	}
 	params.RootPath = b.Rootfs()
 	params.ImageVolume = func(m *workload.Mount) (string, error) {
 		return b.Volume(slices.Index(places, path.Clean(m.ContainerPath))), nil

@@ -157,6 +157,14 @@ func TestOOM(t *testing.T) {
 	if s := c.wait(t); s.ExitCode != 137 || s.Reason != "OOMKilled" {
 		t.Errorf("after using more than the limit: %d %s %s; want 137 OOMKilled", s.ExitCode, s.Reason, s.Message)
 	}
+	// A limit in bytes where somebody forgot the unit.
+	tiny := p.create(t, sh("true"), func(c *pb.ContainerConfig) {
+		c.Linux.Resources = &pb.LinuxContainerResources{MemoryLimitInBytes: 64, MemorySwapLimitInBytes: 64}
+	})
+	const want = "out of memory: the container's memory limit is too low"
+	if _, err := p.StartContainer(ctx(t), &pb.StartContainerRequest{ContainerId: tiny.id}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("StartContainer with a limit of 64 bytes = %v; want %q", err, want)
+	}
 }
 
 func TestExitBySignal(t *testing.T) {

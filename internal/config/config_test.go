@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -254,4 +255,56 @@ func FuzzLoad(f *testing.F) {
 			t.Errorf("loaded back (-want +got):\n%s", diff)
 		}
 	})
+}
+
+// TestLoadTellsAll: a mistake hides no other, neither in its file nor among the values that are right in form.
+func TestLoadTellsAll(t *testing.T) {
+	path := tree(t, map[string]string{
+		"config.toml": `log_level = "loud"
+log_levle = "info"
+cni_timeout = "soon"
+pods_per_supervisor = "many"
+pids_limit = -1
+default_ulimits = ["nofile=5:3"]
+[runtimes.crun]
+path = "/usr/bin/crun"
+timeout = "later"
+optoins = ["--debug"]
+`,
+		"conf.d/10.toml": "kill_timeout = 5\nroot = 'relative'\n",
+	})
+	_, err := Load(path)
+	var problems Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("Load = %v; want Problems", err)
+	}
+	got := map[string]int{}
+	for _, p := range problems {
+		got[strings.TrimPrefix(p.File, filepath.Dir(path)+"/")+" "+p.Key] = p.Line
+	}
+	want := map[string]int{
+		"config.toml log_level": 1, "config.toml log_levle": 2, "config.toml cni_timeout": 3, "config.toml pods_per_supervisor": 4,
+		"config.toml pids_limit": 5, "config.toml default_ulimits": 6, "config.toml runtimes.crun.timeout": 7, "config.toml runtimes.crun.optoins": 7,
+		"conf.d/10.toml kill_timeout": 1, "conf.d/10.toml root": 2,
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("the lines of the problems (-want +got):\n%s%v", d, err)
+	}
+	if len(problems) != len(want) {
+		t.Errorf("%d problems; want %d, each once:\n%v", len(problems), len(want), err)
+	}
+}
+
+// TestLoadOddFiles: neither a FIFO that nobody writes to nor a device without an end holds the daemon up.
+func TestLoadOddFiles(t *testing.T) {
+	fifo := filepath.Join(t.TempDir(), "config.toml")
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	large := tree(t, map[string]string{"config.toml": "#" + strings.Repeat("x", 8<<20)})
+	for path, want := range map[string]string{fifo: "not a regular file", "/dev/zero": "not a regular file", large: "bytes, more than"} {
+		if _, err := Load(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("Load(%s) = %v; want %q", path, err, want)
+		}
+	}
 }

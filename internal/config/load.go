@@ -111,7 +111,7 @@ type loader struct {
 }
 
 func (l *loader) readFile(path string, optional bool) {
-	data, err := os.ReadFile(path)
+	data, err := read(path)
 	if optional && errors.Is(err, fs.ErrNotExist) {
 		return
 	}
@@ -120,6 +120,21 @@ func (l *loader) readFile(path string, optional bool) {
 		return
 	}
 	l.decode(path, data)
+}
+
+// maxFile is far more than a configuration has.
+const maxFile = 4 << 20
+
+// read reads a file that is one: a FIFO would wait for ever, and a device may have no end.
+func read(path string) ([]byte, error) {
+	switch fi, err := os.Stat(path); {
+	case err != nil: // of which reading says so, too
+	case !fi.Mode().IsRegular() && !fi.IsDir():
+		return nil, errors.New("not a regular file")
+	case fi.Size() > maxFile:
+		return nil, fmt.Errorf("%d bytes, more than %d", fi.Size(), maxFile)
+	}
+	return os.ReadFile(path)
 }
 
 // reason is the error less the path, which the Problem names.
@@ -131,37 +146,116 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// decode lays one file over the configuration; one with problems changes nothing.
+// decode lays one file over the configuration, less the keys with problems.
 func (l *loader) decode(file string, data []byte) {
+	for _, key := range keys {
+		if line := lineOf(data, key); line > 0 {
+			l.setAt[key] = place{file, line}
+		}
+	}
 	next := clone(l.config)
 	err := decodeStrictly(data, &next)
-	var unknown *toml.StrictMissingError
-	var wrong *toml.DecodeError
-	switch {
-	case err == nil:
+	if err == nil {
 		l.config = next
-		for _, key := range keys {
-			if line := lineOf(data, key); line > 0 {
-				l.setAt[key] = place{file, line}
-			}
-		}
 		for name := range next.Runtimes {
 			if line := lineOf(data, "runtimes."+name); line > 0 {
 				l.setAt["runtimes."+name] = place{file, line}
 			}
 		}
+		return
+	}
+	var unknown *toml.StrictMissingError
+	var wrong *toml.DecodeError
+	told := map[string]bool{}
+	tell := func(p Problem) {
+		l.problems = append(l.problems, p)
+		told[p.Key] = true
+	}
+	switch {
 	case errors.As(err, &unknown):
 		for i := range unknown.Errors {
-			l.problems = append(l.problems, unknownKey(file, &unknown.Errors[i]))
+			tell(unknownKey(file, &unknown.Errors[i]))
 		}
 	case errors.As(err, &wrong):
 		line, _ := wrong.Position()
-		reason := strings.TrimPrefix(wrong.Error(), "toml: ")
-		l.problems = append(l.problems, Problem{file, line, strings.Join(wrong.Key(), "."), reason})
+		tell(Problem{file, line, strings.Join(wrong.Key(), "."), strings.TrimPrefix(wrong.Error(), "toml: ")})
 	default:
 		key := culprit(data)
-		l.problems = append(l.problems, Problem{file, lineOf(data, key), key, err.Error()})
+		tell(Problem{file, lineOf(data, key), key, err.Error()})
 	}
+	l.decodeEach(file, data, told)
+}
+
+// decodeEach takes the keys of a file one by one, since the decoder ends at the first mistake: the others are told in the same
+// run, and the values that are right are validated. Problems that were told are not told again.
+func (l *loader) decodeEach(file string, data []byte, told map[string]bool) {
+	var values map[string]any
+	if toml.Unmarshal(data, &values) != nil {
+		return // it has no keys
+	}
+	for _, path := range paths(values) {
+		name := strings.Join(path, ".")
+		value := valueAt(values, path)
+		for i := len(path) - 1; i >= 0; i-- {
+			value = map[string]any{path[i]: value}
+		}
+		alone, err := toml.Marshal(value)
+		next := clone(l.config)
+		if err == nil {
+			err = decodeStrictly(alone, &next)
+		}
+		var unknown *toml.StrictMissingError
+		switch {
+		case err == nil && len(path) == 1:
+			l.config = next
+		case err == nil || told[name]:
+		case errors.As(err, &unknown):
+			p := unknownKey(file, &unknown.Errors[0])
+			p.Line = lineIn(data, path)
+			l.problems = append(l.problems, p)
+		default:
+			reason := strings.TrimPrefix(err.Error(), "toml: ")
+			l.problems = append(l.problems, Problem{file, lineIn(data, path), name, reason})
+		}
+	}
+}
+
+// paths are the keys of a file in the order of their names, those of a runtime each.
+func paths(values map[string]any) (all [][]string) {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		runtimes, is := values[key].(map[string]any)
+		if key != "runtimes" || !is {
+			all = append(all, []string{key})
+			continue
+		}
+		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
+			runtime, is := runtimes[name].(map[string]any)
+			if !is {
+				all = append(all, []string{key, name})
+			}
+			for _, k := range slices.Sorted(maps.Keys(runtime)) {
+				all = append(all, []string{key, name, k})
+			}
+		}
+	}
+	return all
+}
+
+func valueAt(values map[string]any, path []string) any {
+	for _, key := range path[:len(path)-1] {
+		values = values[key].(map[string]any) // as paths found it
+	}
+	return values[path[len(path)-1]]
+}
+
+// lineIn is the line of a key, or of the table that it is in.
+func lineIn(data []byte, path []string) int {
+	for n := len(path); n > 0; n-- {
+		if line := lineOf(data, strings.Join(path[:n], ".")); line > 0 {
+			return line
+		}
+	}
+	return 0
 }
 
 func decodeStrictly(data []byte, c *Config) error {

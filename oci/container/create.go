@@ -117,6 +117,9 @@ func (r *Runtime) reserve(o *CreateOptions, spec *specs.Spec, config []byte) (_ 
 	if c.CgroupPath, err = r.cgroupPath(spec, o.ID); err != nil {
 		return nil, err
 	}
+	if _, err := os.Lstat(c.dir); err == nil { // before its own processes are taken for another's
+		return nil, ErrExist
+	}
 	if err := c.groupFree(); err != nil {
 		return nil, err
 	}

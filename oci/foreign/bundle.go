@@ -38,7 +38,8 @@ func (b Bundle) Make(root *os.File, volumes []*os.File) (err error) {
 			err = errors.Join(fmt.Errorf("bundle: %w", err), b.Remove())
 		}
 	}()
-	if err := os.Mkdir(string(b), 0o711); err != nil {
+	// Root's alone: its name is in everybody's /proc/self/mountinfo, and the container's set-user-ID programs are in it.
+	if err := os.Mkdir(string(b), 0o700); err != nil {
 		return err
 	}
 	if err := attach(root, b.Rootfs()); err != nil {
@@ -50,6 +51,11 @@ func (b Bundle) Make(root *os.File, volumes []*os.File) (err error) {
 		}
 	}
 	return nil
+}
+
+// OpenTo lets a group through to what is in the bundle: the root of a user namespace, with whose rights the runtime mounts.
+func (b Bundle) OpenTo(gid uint32) error {
+	return errors.Join(os.Chown(string(b), -1, int(gid)), os.Chmod(string(b), 0o710))
 }
 
 func attach(mount *os.File, at string) error {

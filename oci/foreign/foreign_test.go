@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -201,6 +202,15 @@ func TestBundle(t *testing.T) {
 	for range 2 { // over what is there from before
 		if err := b.Make(mount(), []*os.File{mount(), mount()}); err != nil {
 			t.Fatal(err)
+		}
+		if fi, err := os.Stat(string(b)); err != nil || fi.Mode().Perm() != 0o700 {
+			t.Errorf("the bundle: %v, %v; want that nobody but root gets at the container's root in it", fi, err)
+		}
+		if err := b.OpenTo(65533); err != nil {
+			t.Fatal(err)
+		}
+		if fi, err := os.Stat(string(b)); err != nil || fi.Mode().Perm() != 0o710 || fi.Sys().(*syscall.Stat_t).Gid != 65533 {
+			t.Errorf("the bundle, opened to a group: %v, %v; want it passable for that group", fi, err)
 		}
 	}
 	if err := b.Configure(&specs.Spec{Version: "1.0.2"}); err != nil {

@@ -318,6 +318,15 @@ func apiError(err error) error {
 	return &api.Error{Stage: r.Stage, Text: r.Text, Errno: int(r.Errno)}
 }
 
+// tooLittleMemory adds what a limit of a few bytes does to the init, which is all that a client sees of it.
+func tooLittleMemory(p *process, err error) error {
+	e := (*api.Error)(nil)
+	if n, ok := oomCount(p.launch.OOMFile); ok && n > 0 && errors.As(err, &e) {
+		e.Text += ": out of memory: the container's memory limit is too low"
+	}
+	return err
+}
+
 // settle waits for the init's word: executed, or what went wrong.
 // register, if any, makes it known.
 func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child, register func() error) error {
@@ -339,7 +348,7 @@ func (s *Supervisor) settle(p *process, io *stdio, child *launcher.Child, regist
 	}
 	if err != nil {
 		io.closeAll()
-		return apiError(err)
+		return tooLittleMemory(p, apiError(err))
 	}
 	p.warnings = warnings
 	if io.console != nil {
