@@ -336,7 +336,10 @@ func (c *compiler) cgroupMount(field string, m *specs.Mount) error {
 	private := c.new&sys.CloneNewCgroup != 0 || c.joined[sys.CloneNewCgroup] != ""
 	target := path.Join("/", m.Destination)
 	add := func(x initmsg.Mount) {
-		x.File, x.AttrSet, x.Propagation = initmsg.NoFile, x.AttrSet|set, attrs.Propagation
+		x.File, x.AttrSet = initmsg.NoFile, x.AttrSet|set
+		if attrs.Propagation != 0 {
+			x.Propagation = attrs.Propagation
+		}
 		c.msg.Mounts = append(c.msg.Mounts, x)
 	}
 	if c.opt.Cgroups.V2 {
@@ -352,9 +355,14 @@ func (c *compiler) cgroupMount(field string, m *specs.Mount) error {
 	return nil
 }
 
+// newMountAttrs are the attributes that a new mount has not, unless they are asked for; a bind has those of its source.
+const newMountAttrs = sys.MountAttrReadonly | sys.MountAttrNoSUID | sys.MountAttrNoDev | sys.MountAttrNoExec |
+	sys.MountAttrNoDirATime | sys.MountAttrATimeMask
+
 // cgroupV1 makes a tmpfs with a directory for each hierarchy, and for each controller where one has several. The tmpfs
 // becomes read-only when its directories are there.
 func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(initmsg.Mount)) {
+	own := c.new&sys.CloneNewCgroup != 0 && c.opt.Cgroups.Group != "" && !c.msg.UserNamespace
 	c.msg.Mounts = append(c.msg.Mounts, initmsg.Mount{
 		FSType: "tmpfs", Source: "tmpfs", Target: target, File: initmsg.NoFile,
 		AttrSet: set &^ sys.MountAttrReadonly, Options: []string{"mode=755", "size=64k"},
@@ -376,10 +384,16 @@ func (c *compiler) cgroupV1(target string, set uint64, private bool, add func(in
 		for _, d := range dirs {
 			// Optional: a hierarchy may not be there for this group, or not be ours to mount.
 			x := initmsg.Mount{Target: path.Join(target, d), Optional: true}
-			if private {
-				x.FSType, x.Source, x.Options = "cgroup", "cgroup", options
-			} else {
+			switch {
+			case !private:
 				x.Source = path.Join(h.Mountpoint, c.opt.Cgroups.Group)
+			case own:
+				// What a new mount in a new cgroup namespace would show, for a third of the time: it has the same root.
+				x.Source = path.Join(h.Mountpoint, c.opt.Cgroups.Group)
+				x.AttrClear = newMountAttrs &^ set
+				x.Propagation = sys.MountPrivate
+			default:
+				x.FSType, x.Source, x.Options = "cgroup", "cgroup", options
 			}
 			add(x)
 		}

@@ -327,8 +327,8 @@ func TestCompileCgroupMount(t *testing.T) {
 	got, ro := sources(true, v1Mounts)
 	want := []string{
 		"tmpfs tmpfs /sys/fs/cgroup mode=755,size=64k",
-		"cgroup cgroup /sys/fs/cgroup/cpu,cpuacct cpu,cpuacct", "cgroup cgroup /sys/fs/cgroup/cpu cpu,cpuacct",
-		"cgroup cgroup /sys/fs/cgroup/cpuacct cpu,cpuacct", "cgroup cgroup /sys/fs/cgroup/systemd none,name=systemd",
+		" /sys/fs/cgroup/cpu,cpuacct/g /sys/fs/cgroup/cpu,cpuacct ", " /sys/fs/cgroup/cpu,cpuacct/g /sys/fs/cgroup/cpu ",
+		" /sys/fs/cgroup/cpu,cpuacct/g /sys/fs/cgroup/cpuacct ", " /sys/fs/cgroup/systemd/g /sys/fs/cgroup/systemd ",
 	}
 	if diff := cmp.Diff(want, got); diff != "" || !slices.Equal(ro, []string{"/sys/fs/cgroup"}) {
 		t.Errorf("v1, own namespace: read-only %v, (-want +got):\n%s", ro, diff)

@@ -62,9 +62,7 @@ func New(cgroups *cgroup.Host, cfg Config) (*Runtime, error) {
 		}
 	}
 	r := &Runtime{cfg: cfg, host: h, cgroups: cgroups, profiles: newProfiles()}
-	if r.mounts, err = DetectCgroupMounts(cgroups); err != nil {
-		return nil, fmt.Errorf("oci: %w", err)
-	}
+	r.mounts = MountsOf(cgroups)
 	h.Swap = cgroups.SwapAccounting()
 	h.Hugetlb = slices.Contains(cgroups.Controllers(), "hugetlb")
 	h.Seccomp = r.profiles

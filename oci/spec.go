@@ -7,7 +7,6 @@ import (
 	"os"
 	"time"
 
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/internal/workload"
@@ -38,13 +37,20 @@ type SeccompSource interface {
 	Localhost(path string, caps []string) (*specs.LinuxSeccomp, error)
 }
 
+// Image is what an image's configuration says about a process (image-spec, "config"). It is not image-spec's own type:
+// that brings regular expressions which every start of cri-shim-oci would compile.
+type Image struct {
+	User, WorkingDir     string
+	Env, Entrypoint, Cmd []string
+}
+
 // Params is everything that decides what a container looks like.
 type Params struct {
 	Pod         *workload.Pod
 	PodID       string
 	ContainerID string
 	Container   *workload.Container
-	Image       ocispec.ImageConfig
+	Image       Image
 
 	// Root is the mounted root file system: a directory of it is enough. With RootPath empty it is a detached
 	// mount that is handed to the init; else RootPath is what the specification names and the init binds.

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/internal/passwd"
@@ -78,7 +77,7 @@ func podParams(t testing.TB) *Params {
 			Metadata: workload.ContainerMetadata{Name: "main"},
 			Image:    workload.ImageSpec{Image: "sha256:abc", UserSpecified: "docker.io/library/app:1"},
 		},
-		Image:      ocispec.ImageConfig{Entrypoint: []string{"/app"}, Cmd: []string{"serve"}, Env: []string{"PATH=/bin", "A=image"}},
+		Image:      Image{Entrypoint: []string{"/app"}, Cmd: []string{"serve"}, Env: []string{"PATH=/bin", "A=image"}},
 		Root:       testRoot(t),
 		Namespaces: Namespaces{Net: "/run/netns/p", IPC: "/run/p/ipc", UTS: "/run/p/uts"},
 		CgroupPath: "/kubepods/burstable/podu-1/ctr1",

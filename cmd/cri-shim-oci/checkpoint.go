@@ -120,11 +120,7 @@ func (a *app) foreground(ctx context.Context, cmd *cli.Command, o *container.Cre
 	if err != nil {
 		return err
 	}
-	spec, err := c.Spec()
-	if err == nil {
-		err = c.Poststart(ctx, spec)
-	}
-	if err != nil {
+	if err := c.Poststart(ctx); err != nil {
 		return errors.Join(err, c.Delete(ctx, true))
 	}
 	if detach {

@@ -125,7 +125,7 @@ func (a *app) setUp(ctx context.Context, cmd *cli.Command) (context.Context, err
 	a.rt = &container.Runtime{
 		Root:    root,
 		Systemd: cmd.Bool("systemd-cgroup"),
-		Init:    func() (*os.File, error) { return payload.Init(root) },
+		Init:    func() (*os.File, error) { return payload.KeptInit(root) },
 		Warn:    func(err error) { a.log.print("warning", err.Error()) },
 	}
 	return ctx, nil

@@ -216,3 +216,47 @@ func TestPropagatingBind(t *testing.T) {
 	syscall.Unmount(filepath.Join(both, "out"), syscall.MNT_DETACH)
 	syscall.Unmount(filepath.Join(both, "below"), syscall.MNT_DETACH)
 }
+
+// TestCgroupMount: on cgroup v1 each hierarchy is there with the container's own group as its root, as in a mount that was
+// made in its cgroup namespace, and has the attributes that were asked for, whatever those of the host's mount are.
+func TestCgroupMount(t *testing.T) {
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		t.Skip("needs cgroup v1")
+	}
+	for options, want := range map[string]string{
+		"ro,nosuid,nodev,noexec": "ro,nosuid,nodev,noexec,relatime", "nosuid,strictatime": "rw,nosuid",
+	} {
+		const pids = "/sys/fs/cgroup/pids"
+		const remount = syscall.MS_REMOUNT | syscall.MS_BIND
+		if err := syscall.Mount("", pids, "", remount|syscall.MS_NODEV|syscall.MS_NOATIME, ""); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { syscall.Mount("", pids, "", remount, "") })
+		b := ours(t, "cat /proc/self/mountinfo /proc/self/cgroup; echo 0 >/sys/fs/cgroup/pids/tasks && echo entered")
+		b.spec.Mounts = append(slices.DeleteFunc(b.spec.Mounts, func(m specs.Mount) bool { return m.Type == "cgroup" }),
+			specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: strings.Split(options, ",")})
+		b.write()
+		r := b.run("run", "c")
+		mounted := 0
+		for line := range strings.Lines(r.out) {
+			if f := strings.Fields(line); strings.Contains(line, " - cgroup ") {
+				mounted++
+				if f[3] != "/" || f[5] != want || f[6] != "-" || !strings.HasPrefix(f[4], "/sys/fs/cgroup/") {
+					t.Errorf("%s: mounted %s; want its root to be /, its options %s, and no propagation", options, line, want)
+				}
+			}
+		}
+		groups := 0
+		for line := range strings.Lines(r.out) {
+			if f := strings.SplitN(strings.TrimSpace(line), ":", 3); len(f) == 3 && f[1] != "" && f[2] == "/" {
+				groups++
+			}
+		}
+		if mounted == 0 || mounted < groups {
+			t.Errorf("%s: %d hierarchies are mounted, of %d:\n%s%s", options, mounted, groups, r.out, r.errs)
+		}
+		if entered := strings.Contains(r.out, "entered"); entered != strings.HasPrefix(want, "rw") {
+			t.Errorf("%s: a file of the group was written: %v; %s", options, entered, r.errs)
+		}
+	}
+}

@@ -160,7 +160,11 @@ func (r *podRuntime) describe(p *sandbox.Pod, c *sandbox.Container) (*oci.Built,
 	}
 	// As the manager will have them; what they are is not looked at.
 	params.ResolvConf, params.Hosts, params.Hostname, params.ShmPath = os.DevNull, os.DevNull, os.DevNull, "/dev/shm"
-	for at := range params.Image.Volumes {
+	img, err := r.images.config(c.ImageID)
+	if err != nil {
+		return nil, err
+	}
+	for at := range img.Volumes {
 		params.ExtraMounts = append(params.ExtraMounts, workload.Mount{ContainerPath: at, HostPath: "/"})
 	}
 	b, err := r.oci.Describe(context.Background(), params)
@@ -237,7 +241,8 @@ func (r *podRuntime) params(p *sandbox.Pod, c *sandbox.Container, env sandbox.En
 	config := c.Config
 	config.Resources = c.Limits()
 	params := oci.Params{
-		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Image: img, Root: env.Root,
+		Pod: &p.Config, PodID: p.ID, ContainerID: c.ID, Container: &config, Root: env.Root,
+		Image:      oci.Image{User: img.User, WorkingDir: img.WorkingDir, Env: img.Env, Entrypoint: img.Entrypoint, Cmd: img.Cmd},
 		Namespaces: oci.Namespaces{Net: env.Namespaces["network"], IPC: env.Namespaces["ipc"], UTS: env.Namespaces["uts"], User: env.Namespaces["user"]},
 		CgroupPath: r.oci.CgroupPath(&p.Config, p.ID, c.ID),
 		ResolvConf: env.ResolvConf, Hosts: env.Hosts, Hostname: env.Hostname, ShmPath: env.Shm, Bundle: r.bundle(c.ID),

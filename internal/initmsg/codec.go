@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"strconv"
+	"unsafe"
 )
 
 // codec walks a message once, in one direction: every field names itself to the
@@ -12,6 +13,7 @@ import (
 type codec struct {
 	buf     []byte // written so far, or still to be read
 	reading bool
+	room    room // to be read into, as far as it goes
 	err     error
 }
 
@@ -103,7 +105,7 @@ func (c *codec) str(v *string) {
 		c.buf = append(c.buf, *v...)
 		return
 	}
-	*v, c.buf = string(c.buf[:n]), c.buf[n:]
+	*v, c.buf = unsafe.String(unsafe.SliceData(c.buf), n), c.buf[n:]
 }
 
 // count codes a length. Each element takes a byte or more, so a length
@@ -121,11 +123,18 @@ func (c *codec) count(n int) int {
 }
 
 // list codes a slice, element by element.
-func list[T any](c *codec, v *[]T, each func(*codec, *T)) {
+func list[T any](c *codec, v *[]T, each func(*codec, *T)) { listIn(c, v, each, nil) }
+
+// listIn is list with room for what is read: what fits is taken from it, and what does not gets an array of its own.
+func listIn[T any](c *codec, v *[]T, each func(*codec, *T), room *[]T) {
 	n := c.count(len(*v))
 	if c.reading {
 		*v = nil
-		if n > 0 && c.err == nil {
+		switch {
+		case n == 0 || c.err != nil:
+		case room != nil && n <= len(*room):
+			*v, *room = (*room)[:n:n], (*room)[n:]
+		default:
 			*v = make([]T, n)
 		}
 	}
@@ -137,18 +146,22 @@ func list[T any](c *codec, v *[]T, each func(*codec, *T)) {
 	}
 }
 
-// optional codes a pointer as a flag and the value.
-func optional[T any](c *codec, v **T, value func(*codec, *T)) {
+// optional codes a pointer as a flag and the value; what is read has its place in room, unless that is nil.
+func optional[T any](c *codec, v **T, value func(*codec, *T), room *T) {
 	set := *v != nil
 	c.flag(&set)
 	if c.err != nil || !set {
 		return
 	}
 	if c.reading {
-		*v = new(T)
+		if room == nil {
+			room = new(T)
+		}
+		*v = room
 	}
 	value(c, *v)
 }
 
-func (c *codec) strs(v *[]string) { list(c, v, (*codec).str) }
+func (c *codec) strs(v *[]string) { listIn(c, v, (*codec).str, &c.room.strings) }
+
 func (c *codec) u32s(v *[]uint32) { list(c, v, (*codec).u32) }

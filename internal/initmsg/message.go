@@ -268,16 +268,44 @@ type decodeError struct{ cause error }
 func (e *decodeError) Error() string { return "init message: " + e.cause.Error() }
 func (e *decodeError) Unwrap() error { return e.cause }
 
-// Decode reads a message that Encode wrote. Byte slices alias data.
-func Decode(data []byte) (*Message, error) {
+// Space is memory for one message of the common size, in one piece: to a fresh fork of the init each page is a fault, and
+// the heap would have it in a dozen places.
+type Space struct {
+	message  Message
+	root     Root
+	caps     Capabilities
+	strings  [160]string
+	mounts   [28]Mount
+	devices  [8]Device
+	symlinks [8]Symlink
+}
+
+// room is what of a Space is free; the zero value has none.
+type room struct {
+	root     *Root
+	caps     *Capabilities
+	strings  []string
+	mounts   []Mount
+	devices  []Device
+	symlinks []Symlink
+}
+
+// Decode reads a message that Encode wrote. Its strings and byte slices are parts of data, which must not change any more.
+func Decode(data []byte) (*Message, error) { return decode(data, new(Message), room{}) }
+
+// Decode reads one message into s, which must be zero.
+func (s *Space) Decode(data []byte) (*Message, error) {
+	return decode(data, &s.message, room{&s.root, &s.caps, s.strings[:], s.mounts[:], s.devices[:], s.symlinks[:]})
+}
+
+func decode(data []byte, m *Message, in room) (*Message, error) {
 	if len(data) == 0 {
 		return nil, &decodeError{errShort}
 	}
 	if data[0] != Version {
 		return nil, &decodeError{errors.New("version " + strconv.Itoa(int(data[0])) + ", want " + strconv.Itoa(Version))}
 	}
-	c := &codec{buf: data[1:], reading: true}
-	m := new(Message)
+	c := &codec{buf: data[1:], reading: true, room: in}
 	m.code(c)
 	if c.err != nil {
 		return nil, &decodeError{c.err}

@@ -56,6 +56,39 @@ func TestRoundTrip(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s: -want +got\n%s", name, diff)
 		}
+		if got, err = new(Space).Decode(data); err != nil {
+			t.Fatalf("Space.Decode(%s) = %v", name, err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s, in a space: -want +got\n%s", name, diff)
+		}
+	}
+}
+
+// TestSpaceIsTooSmall: what has no room in a space is read all the same, and nothing is in two places.
+func TestSpaceIsTooSmall(t *testing.T) {
+	want := full()
+	for n := range 40 {
+		name := string(rune('A' + n))
+		want.Mounts = append(want.Mounts, Mount{Target: name, Options: []string{name, name + "1", name + "2", name + "3", name + "4"}})
+		want.Devices = append(want.Devices, Device{Path: name})
+		want.Symlinks = append(want.Symlinks, Symlink{Path: name})
+		want.Masked = append(want.Masked, name)
+	}
+	data, err := Encode(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := new(Space).Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got.Mounts { // appending to one must not change another
+		got.Mounts[i].Options = append(got.Mounts[i].Options, "more")
+		want.Mounts[i].Options = append(want.Mounts[i].Options, "more")
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 

@@ -6,14 +6,17 @@ package payload
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
@@ -42,6 +45,98 @@ func Supervisor(stateDir string) (*os.File, error) { return supervisorFile.open(
 
 // Init is cri-shim-init; see Supervisor.
 func Init(stateDir string) (*os.File, error) { return initFile.open(stateDir) }
+
+// KeptInit is Init for a command that starts one container and ends: it keeps the program in a file of dir, which is for
+// root alone, since copying it into a memfd takes as long as starting it. What is opened is a read-only
+// mount of the file that is attached nowhere, which a container cannot write through either (CVE-2019-5736). Where that
+// cannot be had it is Init.
+func KeptInit(dir string) (*os.File, error) {
+	if f, err := initFile.kept(dir); err == nil {
+		return f, nil
+	}
+	return Init(dir)
+}
+
+func (p *program) kept(dir string) (*os.File, error) {
+	if p.embedded == nil || len(*p.embedded) == 0 {
+		return nil, errors.ErrUnsupported
+	}
+	id := buildID(*p.embedded)
+	if id == "" {
+		return nil, errors.ErrUnsupported
+	}
+	path := filepath.Join(dir, "."+p.name+"-"+id)
+	f, err := sys.ReadOnlyExecutable(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = p.keep(dir, path); err == nil {
+			f, err = sys.ReadOnlyExecutable(path)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.check(f); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// keep writes the program to path, and removes those of other versions.
+func (p *program) keep(dir, path string) error {
+	old, _ := filepath.Glob(filepath.Join(dir, "."+p.name+"-*"))
+	for _, o := range old {
+		os.Remove(o)
+	}
+	tmp, err := os.CreateTemp(dir, "."+p.name+".")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(tmp.Name())
+	_, err = tmp.WriteString(*p.embedded)
+	// Synced, or it could be half there after a crash, where dir is on a disk.
+	if err := errors.Join(err, tmp.Chmod(0o711), tmp.Sync(), tmp.Close()); err != nil {
+		return err
+	}
+	return os.Rename(tmp.Name(), path)
+}
+
+// check looks whether the file is as keep has made it.
+func (p *program) check(f *os.File) error {
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	owner, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || fi.Mode() != 0o711 || fi.Size() != int64(len(*p.embedded)) || int(owner.Uid) != os.Geteuid() {
+		return fmt.Errorf("program %s: the kept file is not what it should be", p.name)
+	}
+	return nil
+}
+
+// buildID is what tells one build of a Go program from any other: the end of the ID that the linker has left in a note, which
+// is a hash of the content; "" if there is none.
+func buildID(program string) string {
+	const note = "\x04\x00\x00\x00Go\x00\x00" // type ELF_NOTE_GOBUILDID, name
+	head := program[:min(len(program), 8<<10)]
+	i := strings.Index(head, note)
+	if i < 8 {
+		return ""
+	}
+	size := int(binary.LittleEndian.Uint32([]byte(head[i-4:])[:4]))
+	id := head[i+len(note):]
+	if size <= 0 || size > len(id) {
+		return ""
+	}
+	id = id[:size]
+	id = id[strings.LastIndexByte(id, '/')+1:]
+	if len(id) < 16 || strings.ContainsFunc(id, func(r rune) bool {
+		return !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r == '-' || r == '_')
+	}) {
+		return ""
+	}
+	return id
+}
 
 // ID names the content of a program.
 func ID(f *os.File) (string, error) {

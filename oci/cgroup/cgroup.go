@@ -68,6 +68,31 @@ func (h *hierarchy) has(controller string) bool { return slices.Contains(h.contr
 // file is the absolute path of a file of the group rel.
 func (h *hierarchy) file(rel, name string) string { return h.mount + "/" + rel + "/" + name }
 
+// groupDir is where the files of a group are found: below the directory at, with a prefix to their names.
+type groupDir struct {
+	at     sys.DirFD
+	prefix string
+	opened bool
+}
+
+// group is the directory of the group rel for so many files: it is opened where that is cheaper than the way to each.
+func (h *hierarchy) group(rel string, files int) (groupDir, error) {
+	if files < 2 {
+		return groupDir{at: h.root, prefix: rel + "/"}, nil
+	}
+	dir, err := h.root.Dir(rel)
+	if err != nil {
+		return groupDir{}, fmt.Errorf("open %s/%s: %w", h.mount, rel, err)
+	}
+	return groupDir{at: dir, opened: true}, nil
+}
+
+func (d groupDir) close() {
+	if d.opened {
+		d.at.Close()
+	}
+}
+
 // Mode says which kind the machine has.
 func (h *Host) Mode() Mode { return h.mode }
 
@@ -83,6 +108,21 @@ func (h *Host) Controllers() []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// Mounted is a hierarchy of cgroup v1 and where it is found. Controllers has "name=systemd" for one without any.
+type Mounted struct {
+	Path        string
+	Controllers []string
+}
+
+// Mounts are the hierarchies in which groups are made.
+func (h *Host) Mounts() []Mounted {
+	out := make([]Mounted, len(h.hierarchies))
+	for i, hi := range h.hierarchies {
+		out[i] = Mounted{hi.mount, hi.controllers}
+	}
+	return out
 }
 
 // SwapAccounting reports whether a memory+swap limit can be set. It depends on the kernel's configuration and its boot
@@ -120,6 +160,7 @@ type Group struct {
 	path string // absolute and clean: "/a/b"
 	rel  string // path without the leading slash
 	unit string // of systemd, "" without
+	made bool   // by Create, so it is in every hierarchy
 
 	parked *sys.Parked // see Release; nil but in a new scope
 }
@@ -169,6 +210,9 @@ func (h *Host) Remove(ctx context.Context, name string) error {
 	g, err := h.Named(name)
 	if err != nil {
 		return err
+	}
+	if g.unit == "" && g.removeEmpty() {
+		return nil
 	}
 	if err := g.Kill(ctx); err != nil {
 		return err

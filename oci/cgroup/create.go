@@ -52,6 +52,7 @@ func (h *Host) Create(ctx context.Context, name string, r *specs.LinuxResources)
 			return nil, err
 		}
 	}
+	g.made = true
 	refused, err := g.prepare()
 	if err != nil {
 		return nil, err

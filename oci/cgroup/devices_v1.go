@@ -77,7 +77,12 @@ func (g *Group) applyDevicesV1(l *deviceList) error {
 		}
 		return &UnsupportedError{Feature: "devices", Needs: "cgroup controller devices"}
 	}
-	b, err := hi.root.ReadFile(join(g.rel, "devices.list"), make([]byte, 0, 1024))
+	dir, err := hi.group(g.rel, 3)
+	if err != nil {
+		return err
+	}
+	defer dir.close()
+	b, err := dir.at.ReadFile(dir.prefix+"devices.list", make([]byte, 0, 1024))
 	if err != nil {
 		return fmt.Errorf("read %s: %w", hi.file(g.rel, "devices.list"), err)
 	}
@@ -86,28 +91,28 @@ func (g *Group) applyDevicesV1(l *deviceList) error {
 	case want.allowAll:
 		// An allowing list does not show its exceptions, so begin anew. With nested groups the kernel refuses that
 		// (EINVAL); a list that allows everything already is then as good as it gets.
-		err := g.writeDevices(hi, "devices.allow", []string{"a"})
+		err := g.writeDevices(hi, dir, "devices.allow", []string{"a"})
 		if err != nil && !(errors.Is(err, syscall.EINVAL) && have.allowAll && len(want.perms) == 0) {
 			return err
 		}
-		return g.writeDevices(hi, "devices.deny", want.lines())
+		return g.writeDevices(hi, dir, "devices.deny", want.lines())
 	case have.allowAll:
-		if err := g.writeDevices(hi, "devices.deny", []string{"a"}); err != nil {
+		if err := g.writeDevices(hi, dir, "devices.deny", []string{"a"}); err != nil {
 			return err
 		}
-		return g.writeDevices(hi, "devices.allow", want.lines())
+		return g.writeDevices(hi, dir, "devices.allow", want.lines())
 	}
-	if err := g.writeDevices(hi, "devices.allow", want.minus(have).lines()); err != nil {
+	if err := g.writeDevices(hi, dir, "devices.allow", want.minus(have).lines()); err != nil {
 		return err
 	}
-	return g.writeDevices(hi, "devices.deny", have.minus(want).lines())
+	return g.writeDevices(hi, dir, "devices.deny", have.minus(want).lines())
 }
 
-func (g *Group) writeDevices(hi *hierarchy, file string, lines []string) error {
+func (g *Group) writeDevices(hi *hierarchy, dir groupDir, file string, lines []string) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	n, err := hi.root.WriteFile(join(g.rel, file), lines...)
+	n, err := dir.at.WriteFile(dir.prefix+file, lines...)
 	if err != nil {
 		return &LimitError{Limit: "devices", File: hi.file(g.rel, file), Value: lines[min(n, len(lines)-1)], Err: err}
 	}

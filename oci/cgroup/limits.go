@@ -173,11 +173,16 @@ func (g *Group) withoutController(ss []setting, refused error) error {
 // as a memory limit above the old memory+swap limit, so a refused one is tried again after the others have been
 // written, as long as that gets any further.
 func (g *Group) writeAll(hi *hierarchy, pending []setting) error {
+	dir, err := hi.group(g.rel, len(pending))
+	if err != nil {
+		return err
+	}
+	defer dir.close()
 	for {
 		var again []setting
 		var first error
 		for _, s := range pending {
-			err := g.write(hi, s)
+			err := g.write(hi, dir, s)
 			switch {
 			case err == nil:
 			case errors.Is(err, syscall.EINVAL):
@@ -196,8 +201,8 @@ func (g *Group) writeAll(hi *hierarchy, pending []setting) error {
 	}
 }
 
-func (g *Group) write(hi *hierarchy, s setting) error {
-	n, err := hi.root.WriteFile(join(g.rel, s.file), s.values...)
+func (g *Group) write(hi *hierarchy, dir groupDir, s setting) error {
+	n, err := dir.at.WriteFile(dir.prefix+s.file, s.values...)
 	if err == nil {
 		return nil
 	}
@@ -205,7 +210,7 @@ func (g *Group) write(hi *hierarchy, s setting) error {
 		if there, e := hi.root.Exists(g.rel); e == nil && there {
 			switch {
 			case s.alt != nil:
-				return g.write(hi, *s.alt)
+				return g.write(hi, dir, *s.alt)
 			case s.neutral:
 				return nil
 			}

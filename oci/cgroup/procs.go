@@ -25,9 +25,13 @@ func (g *Group) TaskFiles() []string {
 	if g.host.mode == V2 {
 		return nil
 	}
-	var files []string
+	files := make([]string, 0, len(g.host.hierarchies))
 	for _, hi := range g.host.hierarchies {
-		if ok, err := hi.root.Exists(g.rel); ok && err == nil {
+		there := g.made
+		if !there {
+			there, _ = hi.root.Exists(g.rel)
+		}
+		if there {
 			files = append(files, hi.file(g.rel, "tasks"))
 		}
 	}

@@ -35,6 +35,23 @@ func (g *Group) Remove(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// removeEmpty removes the group where no process and no nested group is in it, as mostly when a container has ended, and
+// says whether it is gone everywhere. Then nobody has to be looked for and killed.
+func (g *Group) removeEmpty() bool {
+	all := true
+	for _, hi := range g.host.hierarchies {
+		if err := hi.root.Rmdir(g.rel); err != nil && !gone(err) {
+			all = false
+		}
+	}
+	if b := g.host.beside; b != nil {
+		if err := b.root.Rmdir(g.rel); err != nil && !gone(err) {
+			all = false
+		}
+	}
+	return all
+}
+
 // rmdir removes the group rel, with the groups nested in it if so asked, and tries again while the kernel says it is
 // busy, until ctx ends. Without nested groups it is one system call.
 func (h *hierarchy) rmdir(ctx context.Context, rel string, nested bool) error {

@@ -66,7 +66,7 @@ func (r *Runtime) Restore(ctx context.Context, tool *criu.Tool, o CreateOptions,
 	var child *Child
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.undo(ctx, spec, child))
+			err = errors.Join(err, c.undo(ctx, spec.Hooks, child))
 		}
 	}()
 	child, err = c.restore(ctx, tool, &o, spec, from)

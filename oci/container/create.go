@@ -63,7 +63,7 @@ func (r *Runtime) Create(ctx context.Context, o CreateOptions) (_ *Container, _ 
 	defer l.close()
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.undo(ctx, spec, l.started()))
+			err = errors.Join(err, c.undo(ctx, spec.Hooks, l.started()))
 		}
 	}()
 	if err := l.prepare(); err != nil {
@@ -211,9 +211,7 @@ func (l *launch) prepare() error {
 		Bundle: l.c.Bundle, Staging: l.c.dir, NoPivot: l.o.NoPivot, HostMounts: true, ExtraFiles: l.o.ExtraFiles,
 		Seccomp: oci.CompileSeccomp, ID: l.c.ID,
 	}
-	if opt.Cgroups, err = oci.DetectCgroupMounts(groups); err != nil {
-		return err
-	}
+	opt.Cgroups = oci.MountsOf(groups)
 	if opt.Cgroups.Group, err = cgroup.Resolve(l.c.CgroupPath); err != nil {
 		return err
 	}
@@ -371,14 +369,14 @@ func (l *launch) started() *Child {
 }
 
 // undo takes back what Create or Restore has done (runtime-spec, "Lifecycle", from step 12 on).
-func (c *Container) undo(ctx context.Context, spec *specs.Spec, child *Child) error {
+func (c *Container) undo(ctx context.Context, hooks *specs.Hooks, child *Child) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if child != nil {
 		sys.PidfdSignal(child.Pidfd, syscall.SIGKILL)
 		sys.WaitChild(child.PID)
 		child.Pidfd.Close()
-		defer c.poststop(ctx, spec)
+		defer c.poststop(ctx, hooks)
 	}
 	return c.destroy(ctx)
 }
@@ -404,12 +402,12 @@ func (c *Container) destroy(ctx context.Context) error {
 }
 
 // poststop runs the hooks of the end; one that fails is a warning, and the others run (runtime-spec, "Lifecycle").
-func (c *Container) poststop(ctx context.Context, spec *specs.Spec) {
-	if spec == nil || spec.Hooks == nil {
+func (c *Container) poststop(ctx context.Context, hooks *specs.Hooks) {
+	if hooks == nil {
 		return
 	}
-	for i := range spec.Hooks.Poststop {
-		if err := oci.RunHooks(ctx, "poststop", spec.Hooks.Poststop[i:i+1], c.hookState(specs.StateStopped)); err != nil {
+	for i := range hooks.Poststop {
+		if err := oci.RunHooks(ctx, "poststop", hooks.Poststop[i:i+1], c.hookState(specs.StateStopped)); err != nil {
 			c.rt.Warn(err)
 		}
 	}

@@ -151,9 +151,53 @@ func (c *Container) Spec() (*specs.Spec, error) {
 	return parseSpec(data)
 }
 
+// hooks are those of the configuration. The rest of it is not looked at: the types of all of a specification take
+// encoding/json a millisecond.
+func (c *Container) hooks() (*specs.Hooks, error) {
+	data, err := os.ReadFile(filepath.Join(c.dir, configFile))
+	if err != nil {
+		return nil, err
+	}
+	var spec struct {
+		Hooks *specs.Hooks `json:"hooks"`
+	}
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("%s: %w", configFile, err)
+	}
+	return spec.Hooks, nil
+}
+
+// linuxSpec is specs.Spec with the platforms that are not Linux left alone: most configurations have none of them, and
+// their types take encoding/json as long as all others.
+type linuxSpec struct {
+	Version     string            `json:"ociVersion"`
+	Process     *specs.Process    `json:"process"`
+	Root        *specs.Root       `json:"root"`
+	Hostname    string            `json:"hostname"`
+	Domainname  string            `json:"domainname"`
+	Mounts      []specs.Mount     `json:"mounts"`
+	Hooks       *specs.Hooks      `json:"hooks"`
+	Annotations map[string]string `json:"annotations"`
+	Linux       *specs.Linux      `json:"linux"`
+	Solaris     json.RawMessage   `json:"solaris"`
+	Windows     json.RawMessage   `json:"windows"`
+	VM          json.RawMessage   `json:"vm"`
+	ZOS         json.RawMessage   `json:"zos"`
+	FreeBSD     json.RawMessage   `json:"freebsd"`
+}
+
 func parseSpec(data []byte) (*specs.Spec, error) {
-	spec := new(specs.Spec)
-	if err := json.Unmarshal(data, spec); err != nil {
+	var l linuxSpec
+	err := json.Unmarshal(data, &l)
+	spec := &specs.Spec{
+		Version: l.Version, Process: l.Process, Root: l.Root, Hostname: l.Hostname, Domainname: l.Domainname,
+		Mounts: l.Mounts, Hooks: l.Hooks, Annotations: l.Annotations, Linux: l.Linux,
+	}
+	if err == nil && len(l.Solaris)+len(l.Windows)+len(l.VM)+len(l.ZOS)+len(l.FreeBSD) > 0 {
+		spec = new(specs.Spec)
+		err = json.Unmarshal(data, spec)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", configFile, err)
 	}
 	return spec, nil

@@ -128,14 +128,14 @@ func (c *Container) Delete(ctx context.Context, force bool) error {
 	default:
 		return fmt.Errorf("cannot delete container %s that is not stopped: %s", c.ID, status)
 	}
-	spec, err := c.Spec()
+	hooks, err := c.hooks()
 	if err != nil {
 		c.rt.Warn(err) // its hooks are not known, and it still has to go
 	}
 	if err := c.destroy(ctx); err != nil {
 		return err
 	}
-	c.poststop(ctx, spec)
+	c.poststop(ctx, hooks)
 	return nil
 }
 

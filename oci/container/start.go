@@ -67,11 +67,7 @@ func (c *Container) Start(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(c.dir, startFile)); err != nil {
 		return err
 	}
-	spec, err := c.Spec()
-	if err != nil {
-		return err
-	}
-	return c.Poststart(ctx, spec)
+	return c.Poststart(ctx)
 }
 
 // openGate lets the init go on and waits until the workload is executed.
@@ -129,11 +125,12 @@ func (c *Container) openGate(pidfd *os.File) error {
 }
 
 // Poststart runs the hooks after the workload was executed. One that fails stops the container (runtime-spec, "Lifecycle").
-func (c *Container) Poststart(ctx context.Context, spec *specs.Spec) error {
-	if spec.Hooks == nil {
-		return nil
+func (c *Container) Poststart(ctx context.Context) error {
+	hooks, err := c.hooks()
+	if err != nil || hooks == nil {
+		return err
 	}
-	err := oci.RunHooks(ctx, "poststart", spec.Hooks.Poststart, c.hookState(specs.StateRunning))
+	err = oci.RunHooks(ctx, "poststart", hooks.Poststart, c.hookState(specs.StateRunning))
 	if err != nil {
 		err = errors.Join(err, c.kill(ctx))
 	}

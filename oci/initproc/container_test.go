@@ -3,6 +3,7 @@ package initproc_test
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -311,4 +312,65 @@ func TestCgroup(t *testing.T) {
 	b = newBox(t, "true")
 	b.m.CgroupTasks = []string{base + "/no-such-group/tasks"}
 	b.fails("cgroup", unix.ENOENT, "no-such-group/tasks")
+}
+
+// TestMountsBelowTmpfs: what is mounted below a tmpfs that was just mounted is where a search for its target would have put
+// it: on what was mounted over the tmpfs, also by way of a link of the image, on an entry that is there already, and not
+// where the target's last part is none.
+func TestMountsBelowTmpfs(t *testing.T) {
+	b := newBox(t, `cat /a/dir/f /a/file; stat -c %a /a/dir2 /a/file2 2>&1; ls /twice /link /twice/in; cat /over/f; ls /up; cat /up/f
+grep -c ' /up/.. ' /proc/self/mountinfo; cut -d' ' -f5 /proc/self/mountinfo | grep -E '^/(a|twice|over)'`)
+	dirs := []string{t.TempDir(), t.TempDir()}
+	for i, d := range dirs {
+		writeTo(t, filepath.Join(d, "f"), "f"+strconv.Itoa(i)+"\n", 0o644)
+	}
+	os.MkdirAll(filepath.Join(b.root, "twice"), 0o755)
+	os.Symlink("twice", filepath.Join(b.root, "link"))
+	tmpfs := func(at string) initmsg.Mount {
+		return initmsg.Mount{FSType: "tmpfs", Source: "tmpfs", File: initmsg.NoFile, Target: at, Options: []string{"size=64k"}}
+	}
+	bind := func(source, at string) initmsg.Mount {
+		return initmsg.Mount{Source: source, File: initmsg.NoFile, Target: at, AttrSet: rdonly, Propagation: unix.MS_PRIVATE}
+	}
+	b.m.Mounts = append(b.m.Mounts,
+		tmpfs("/a"), bind(dirs[0], "/a/dir"), bind(filepath.Join(dirs[1], "f"), "/a/file"),
+		tmpfs("/twice"), bind(dirs[0], "/twice/hidden"), tmpfs("/link"), bind(dirs[1], "/twice/in"),
+		tmpfs("/over"), bind(dirs[0], "/over/x"), bind(dirs[1], "/over/x"), bind(dirs[1], "/over"), bind(filepath.Join(dirs[0], "f"), "/over/f"),
+		tmpfs("/up"), bind(filepath.Join(dirs[0], "f"), "/up/f"),
+	)
+	want(t, "output", b.ok(), `
+f0
+f1
+stat: can't stat '/a/dir2': No such file or directory
+stat: can't stat '/a/file2': No such file or directory
+/link:
+in
+
+/twice:
+in
+
+/twice/in:
+f
+f0
+f
+f0
+0
+/a
+/a/dir
+/a/file
+/twice
+/twice/hidden
+/twice
+/twice/in
+/over
+/over/x
+/over/x
+/over
+/over/f`)
+	b = newBox(t, "true")
+	b.m.Mounts = append(b.m.Mounts, tmpfs("/b"), bind(filepath.Join(dirs[0], "f"), "/b/file"), bind(dirs[0], "/b/file/below"))
+	b.fails("mount", unix.ENOTDIR, "/b/file/below")
+	b = newBox(t, "true")
+	b.m.Mounts = append(b.m.Mounts, tmpfs("/b"), bind(filepath.Join(dirs[0], "f"), "/b/file"), bind(dirs[0], "/b/file"))
+	b.fails("mount", unix.ENOTDIR, "the target is not a directory")
 }

@@ -1,6 +1,8 @@
 package initproc
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
@@ -9,11 +11,10 @@ import (
 // device makes one node. What is already there must be that device: anything
 // else was put there by the image.
 func (s *setup) device(d *initmsg.Device) error {
-	dir, base, err := parent(s.root, d.Path)
+	dir, base, err := s.nodeParent(d.Path)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
 	if d.Bind != "" {
 		return s.bindDevice(d, dir, base)
 	}
@@ -33,6 +34,8 @@ func (s *setup) device(d *initmsg.Device) error {
 		if st.Mode&unix.S_IFMT != d.Mode&unix.S_IFMT || st.Rdev != dev {
 			return text("the image has something else at this path")
 		}
+	} else if d.UID == 0 && d.GID == 0 && !s.nodes.setgid {
+		return nil // it is root's, who has made it
 	}
 	return wrap("chown", "", unix.Fchownat(dir, base, int(d.UID), int(d.GID), unix.AT_SYMLINK_NOFOLLOW))
 }
@@ -66,13 +69,44 @@ func bindOver(src, dir int, base string) error {
 
 // symlink makes a link, unless something is there.
 func (s *setup) symlink(l initmsg.Symlink) error {
-	dir, base, err := parent(s.root, l.Path)
+	dir, base, err := s.nodeParent(l.Path)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dir)
 	if err := unix.Symlinkat(l.Target, dir, base); err != nil && err != unix.EEXIST {
 		return err
 	}
 	return nil
+}
+
+// nodeDir is the directory of the last device or link, which mostly is that of the next one too.
+type nodeDir struct {
+	path   string
+	fd     int // or -1
+	setgid bool
+}
+
+// nodeParent is parent, but the descriptor stays open for the next call, and until closeNodes.
+func (s *setup) nodeParent(path string) (dir int, base string, err error) {
+	i := strings.LastIndexByte(path, '/') + 1
+	if base := path[i:]; s.nodes.fd >= 0 && path[:i] == s.nodes.path && base != "" && base != "." && base != ".." {
+		return s.nodes.fd, base, nil
+	}
+	s.closeNodes()
+	if dir, base, err = parent(s.root, path); err != nil {
+		return -1, "", err
+	}
+	s.nodes = nodeDir{path[:i], dir, true}
+	var st unix.Stat_t
+	if err := unix.Fstat(dir, &st); err == nil {
+		s.nodes.setgid = st.Mode&unix.S_ISGID != 0
+	}
+	return dir, base, nil
+}
+
+func (s *setup) closeNodes() {
+	if s.nodes.fd >= 0 {
+		unix.Close(s.nodes.fd)
+	}
+	s.nodes = nodeDir{fd: -1}
 }

@@ -9,9 +9,8 @@ import (
 // file is the descriptor of a file index.
 func file(index int32) uintptr { return uintptr(initmsg.FirstFile + index) }
 
-// readAll reads a descriptor to its end.
-func readAll(fd int) ([]byte, error) {
-	buf := make([]byte, 16<<10)
+// readAll reads a descriptor to its end, into buf as far as it goes.
+func readAll(fd int, buf []byte) ([]byte, error) {
 	n := 0
 	for {
 		if n == len(buf) {

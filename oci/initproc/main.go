@@ -40,10 +40,19 @@ type setup struct {
 	listener int   // connected to Process.SeccompListener
 	empty    int   // an empty read-only tmpfs that covers masked directories
 
+	fresh         freshDir  // see mountInFresh
+	nodes         nodeDir   // see nodeParent
 	readonlyAtEnd []int     // mounts, see Mount.ReadonlyAtEnd
 	server        *server   // of a fork of it, else nil
 	last          *lastStep // see Message.PIDFile, else nil
 }
+
+// messageBuffer is what a message is read into: memory that the server of inits has not touched, so that its forks have
+// nothing to copy.
+var (
+	messageBuffer [16 << 10]byte
+	messageSpace  initmsg.Space
+)
 
 // maxFD is the highest number that a descriptor could have.
 const maxFD = 1<<31 - 1
@@ -61,7 +70,10 @@ func Main() {
 }
 
 func newSetup(of *server) *setup {
-	s := &setup{sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of}
+	s := &setup{
+		sync: initmsg.FDSync, stage: "start", proc: -1, null: -1, root: -1, listener: -1, empty: -1, server: of,
+		fresh: freshDir{fd: -1}, nodes: nodeDir{fd: -1},
+	}
 	if of != nil {
 		s.proc = of.proc
 	}
@@ -105,11 +117,11 @@ func (s *setup) run() error {
 	if err := unix.CloseRange(3, maxFD, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return wrap("close_range", "", needs("5.11", err))
 	}
-	data, err := readAll(initmsg.FDMessage)
+	data, err := readAll(initmsg.FDMessage, messageBuffer[:])
 	if err != nil {
 		return wrap("read the message", "", err)
 	}
-	if s.m, err = initmsg.Decode(data); err != nil {
+	if s.m, err = messageSpace.Decode(data); err != nil {
 		return err
 	}
 	if err := s.checkFiles(); err != nil {
@@ -243,41 +255,45 @@ func (s *setup) enter() error {
 // descriptor, so that a parent's mistake is an error and not another file.
 func (s *setup) checkFiles() error {
 	m := s.m
-	files := []int32{m.StartFile}
-	if m.HookFile != nil {
-		files = append(files, *m.HookFile)
-	}
-	if m.PIDFile != nil {
-		files = append(files, *m.PIDFile, *m.PIDFile+1)
-	}
-	if m.ExecRoot != nil {
-		files = append(files, *m.ExecRoot)
-	}
-	for i := range m.Join {
-		files = append(files, m.Join[i].File)
-	}
-	if m.Root != nil {
-		files = append(files, m.Root.File)
-	}
-	for i := range m.Mounts {
-		files = append(files, m.Mounts[i].File, m.Mounts[i].IDMap-1)
-	}
-	if m.Process.Terminal {
-		files = append(files, m.Process.ConsoleFile)
-	}
-	for i := range m.Process.ExtraFiles {
-		files = append(files, m.Process.FirstExtra+int32(i))
-	}
-	for _, f := range files {
-		if f == initmsg.NoFile {
-			continue
+	p := &m.Process
+	err := checkFile(m.StartFile)
+	for _, f := range [...]*int32{m.HookFile, m.PIDFile, m.ExecRoot} {
+		if f != nil && err == nil {
+			err = checkFile(*f)
 		}
-		if f < 0 {
-			return text("message: negative file index")
+	}
+	if m.PIDFile != nil && err == nil {
+		err = checkFile(*m.PIDFile + 1)
+	}
+	for i := 0; i < len(m.Join) && err == nil; i++ {
+		err = checkFile(m.Join[i].File)
+	}
+	if m.Root != nil && err == nil {
+		err = checkFile(m.Root.File)
+	}
+	for i := 0; i < len(m.Mounts) && err == nil; i++ {
+		if err = checkFile(m.Mounts[i].File); err == nil {
+			err = checkFile(m.Mounts[i].IDMap - 1)
 		}
-		if _, err := unix.FcntlInt(file(f), unix.F_GETFD, 0); err != nil {
-			return wrap("file of the message", itoa(int(f)), err)
-		}
+	}
+	if p.Terminal && err == nil {
+		err = checkFile(p.ConsoleFile)
+	}
+	for i := uint32(0); i < p.ExtraFiles && err == nil; i++ {
+		err = checkFile(p.FirstExtra + int32(i))
+	}
+	return err
+}
+
+func checkFile(f int32) error {
+	if f == initmsg.NoFile {
+		return nil
+	}
+	if f < 0 {
+		return text("message: negative file index")
+	}
+	if _, err := unix.FcntlInt(file(f), unix.F_GETFD, 0); err != nil {
+		return wrap("file of the message", itoa(int(f)), err)
 	}
 	return nil
 }

@@ -34,22 +34,70 @@ func (s *setup) mount(m *initmsg.Mount) error {
 		}
 		return err
 	}
-	defer unix.Close(src)
+	defer func() {
+		if s.fresh.fd != src {
+			unix.Close(src)
+		}
+	}()
+	if done, err := s.mountInFresh(src, dir, m); done || err != nil {
+		return err
+	}
+	s.setFresh("", -1)
 	if target < 0 {
 		if target, err = s.target(m, dir); err != nil {
 			return err
 		}
 	}
 	defer unix.Close(target)
-	if err := s.attach(src, target, m); err != nil || !m.ReadonlyAtEnd {
-		return err
+	if err := s.attach(src, target, m); err != nil {
+		return misfit(target, dir, err)
 	}
-	fd, err := unix.FcntlInt(uintptr(src), unix.F_DUPFD_CLOEXEC, 0)
-	if err != nil {
-		return wrap("dup", "", err)
+	if m.ReadonlyAtEnd {
+		fd, err := unix.FcntlInt(uintptr(src), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return wrap("dup", "", err)
+		}
+		s.readonlyAtEnd = append(s.readonlyAtEnd, fd)
 	}
-	s.readonlyAtEnd = append(s.readonlyAtEnd, fd)
+	if m.FSType == "tmpfs" && !m.TmpCopyUp && m.Propagation == 0 {
+		s.setFresh(m.Target, src)
+	}
 	return nil
+}
+
+// freshDir is a tmpfs that was the last thing to be mounted: it is empty but for what this process has made in it, and
+// nobody else can reach it. So what is mounted directly below needs no search for the target, nor a second look.
+type freshDir struct {
+	target string
+	fd     int // of the mount, or -1
+}
+
+func (s *setup) setFresh(target string, fd int) {
+	if s.fresh.fd >= 0 {
+		unix.Close(s.fresh.fd)
+	}
+	s.fresh = freshDir{target, fd}
+}
+
+// mountInFresh does the mount if its target is a new entry of the tmpfs that was mounted before it.
+func (s *setup) mountInFresh(src int, dir bool, m *initmsg.Mount) (done bool, err error) {
+	name, below := strings.CutPrefix(m.Target, s.fresh.target+"/")
+	if s.fresh.fd < 0 || !below || name == "" || name == "." || name == ".." || strings.IndexByte(name, '/') >= 0 ||
+		m.Propagation&unix.MS_SHARED != 0 || m.TmpCopyUp || m.ReadonlyAtEnd || m.IVersion || m.NoFollow {
+		return false, nil
+	}
+	mode := m.CreateMode
+	if mode == 0 {
+		mode = 0o755
+	}
+	if makeEntry(s.fresh.fd, name, dir, mode) != nil {
+		return false, nil // it is there already, or the search gives a better error
+	}
+	// The tmpfs is not shared, so what is attached stays what it is.
+	if err := setPropagation(src, m.Propagation&^detachedPropagation(m)); err != nil {
+		return true, err
+	}
+	return true, wrap("attach", "", unix.MoveMount(src, "", s.fresh.fd, name, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 // finishMounts makes read-only what first had to take the targets of later mounts: the mounts themselves, by
@@ -244,7 +292,7 @@ func (s *setup) countVersions(mount int, m *initmsg.Mount) error {
 	}
 	if err == nil && st.Flags&unix.ST_RDONLY != 0 {
 		// Not by mount(2): it would make the file system read-only, which may have other mounts.
-		err = setMountAttr(mount, 0, unix.MOUNT_ATTR_RDONLY, 0)
+		err = setMountAttr(mount, 0, unix.MOUNT_ATTR_RDONLY, 0, 0)
 	}
 	return wrap("set iversion", "", err)
 }
@@ -317,22 +365,40 @@ func (s *setup) target(m *initmsg.Mount, dir bool) (int, error) {
 	if err != nil {
 		return -1, wrap("open the target", "", err)
 	}
-	var st unix.Stat_t
-	err = unix.Fstat(fd, &st)
-	switch kind := st.Mode & unix.S_IFMT; {
-	case err != nil:
-	case kind == unix.S_IFLNK:
-		err = wrap("the target is a symbolic link", "", unix.ELOOP)
-	case dir && kind != unix.S_IFDIR:
-		err = wrap("the target is not a directory", "", unix.ENOTDIR)
-	case !dir && kind == unix.S_IFDIR:
-		err = wrap("the source is not a directory, the target is one", "", unix.EISDIR)
+	if !m.NoFollow { // the kernel mounts nothing on what is of another kind, but it would mount a file on a link
+		return fd, nil
 	}
-	if err != nil {
+	if err := checkKind(fd, dir); err != nil {
 		unix.Close(fd)
 		return -1, err
 	}
 	return fd, nil
+}
+
+// misfit says what is wrong with a target that nothing could be mounted on, if it is its kind.
+func misfit(target int, dir bool, err error) error {
+	if e := errnoOf(err); e == unix.EINVAL || e == unix.ENOTDIR {
+		if kindErr := checkKind(target, dir); kindErr != nil {
+			return kindErr
+		}
+	}
+	return err
+}
+
+func checkKind(target int, dir bool) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(target, &st); err != nil {
+		return err
+	}
+	switch kind := st.Mode & unix.S_IFMT; {
+	case kind == unix.S_IFLNK:
+		return wrap("the target is a symbolic link", "", unix.ELOOP)
+	case dir && kind != unix.S_IFDIR:
+		return wrap("the target is not a directory", "", unix.ENOTDIR)
+	case !dir && kind == unix.S_IFDIR:
+		return wrap("the source is not a directory, the target is one", "", unix.EISDIR)
+	}
+	return nil
 }
 
 // dangling says whether path ends in a link that leads nowhere.
@@ -368,6 +434,9 @@ func mountSource(m *initmsg.Mount, covered int) (fd int, dir bool, err error) {
 	if err := setMountAttrs(fd, m); err != nil {
 		unix.Close(fd)
 		return -1, false, err
+	}
+	if m.FSType != "" {
+		return fd, true, nil
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
@@ -451,14 +520,22 @@ func setMountAttrs(fd int, m *initmsg.Mount) error {
 	if m.FSType != "" && m.TmpCopyUp {
 		clr |= (unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOEXEC) &^ set
 	}
-	if err := setMountAttr(fd, 0, set, clr); err != nil {
+	if err := setMountAttr(fd, 0, set, clr, detachedPropagation(m)); err != nil {
 		return wrap("set attributes", "", err)
 	}
-	return wrap("set recursive attributes", "", setMountAttr(fd, unix.AT_RECURSIVE, m.RecAttrSet, m.RecAttrClear))
+	return wrap("set recursive attributes", "", setMountAttr(fd, unix.AT_RECURSIVE, m.RecAttrSet, m.RecAttrClear, 0))
 }
 
-func setMountAttr(fd int, flags uint, set, clr uint64) error {
-	if set|clr == 0 {
+// detachedPropagation is what of Mount.Propagation is set together with the attributes of a bind, before it is attached.
+func detachedPropagation(m *initmsg.Mount) uint64 {
+	if m.FSType == "" && m.Propagation == unix.MS_PRIVATE {
+		return m.Propagation
+	}
+	return 0
+}
+
+func setMountAttr(fd int, flags uint, set, clr, propagation uint64) error {
+	if set|clr|propagation == 0 {
 		return nil
 	}
 	// mount_setattr(2): the access time modes are a number, which is
@@ -467,5 +544,5 @@ func setMountAttr(fd int, flags uint, set, clr uint64) error {
 	if set&modes != 0 || clr&modes != 0 {
 		clr |= modes
 	}
-	return needs("5.12", setAttr(fd, flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr}))
+	return needs("5.12", setAttr(fd, flags, &unix.MountAttr{Attr_set: set, Attr_clr: clr, Propagation: propagation}))
 }

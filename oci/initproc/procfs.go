@@ -97,7 +97,7 @@ func (s *setup) readSelf(path string) string {
 		return ""
 	}
 	defer unix.Close(fd)
-	data, err := readAll(fd)
+	data, err := readAll(fd, make([]byte, 64))
 	if err != nil {
 		return ""
 	}

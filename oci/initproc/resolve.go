@@ -65,12 +65,10 @@ func createMissing(root int, path string, dir bool, mode uint32) (string, error)
 			return "", unix.ENOENT
 		}
 		last := i == len(parts)-1
-		if last && !dir {
-			err = unix.Mknodat(at, parts[i], unix.S_IFREG|mode&0o7777, 0)
-		} else if last {
-			err = unix.Mkdirat(at, parts[i], mode&0o7777)
+		if last {
+			err = makeEntry(at, parts[i], dir, mode)
 		} else {
-			err = unix.Mkdirat(at, parts[i], 0o755)
+			err = makeEntry(at, parts[i], true, 0o755)
 		}
 		if err == unix.EEXIST {
 			link, lerr := readlinkAt(at, parts[i])
@@ -99,6 +97,13 @@ func createMissing(root int, path string, dir bool, mode uint32) (string, error)
 		at = fd
 	}
 	return path, nil
+}
+
+func makeEntry(at int, name string, dir bool, mode uint32) error {
+	if dir {
+		return unix.Mkdirat(at, name, mode&0o7777)
+	}
+	return unix.Mknodat(at, name, unix.S_IFREG|mode&0o7777, 0)
 }
 
 // deepest opens the longest prefix of parts that exists, and says how long it is.

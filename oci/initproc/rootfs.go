@@ -31,6 +31,7 @@ func (s *setup) rootfs() error {
 			return wrap("mount", m.Mounts[i].Target, err)
 		}
 	}
+	s.setFresh("", -1)
 	if err := s.finishMounts(); err != nil {
 		return err
 	}
@@ -46,6 +47,7 @@ func (s *setup) rootfs() error {
 			return wrap("make symlink", l.Path, err)
 		}
 	}
+	s.closeNodes()
 	if m.Process.Terminal {
 		s.stage = "terminal"
 		// The container's own devpts is mounted by now, and nothing of the
@@ -262,7 +264,7 @@ func (s *setup) moveRoot() error {
 		return wrap("open", "mountinfo", err)
 	}
 	defer unix.Close(fd)
-	data, err := readAll(fd)
+	data, err := readAll(fd, make([]byte, 16<<10))
 	if err != nil {
 		return wrap("read", "mountinfo", err)
 	}

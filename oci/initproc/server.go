@@ -265,6 +265,7 @@ func proveIn(state *uint32) error {
 		return wrap("setitimer", "", errno)
 	}
 	prove()
+	rehearse()
 	if err := dropProgram(); err != nil {
 		return err
 	}
@@ -301,6 +302,22 @@ func prove() {
 
 var proof []byte
 
+// rehearse does what every fork does at first, so that it finds memory of each size at hand: what it has to ask of the heap
+// would cost it a dozen pages of the Go runtime's own.
+func rehearse() {
+	for _, err := range []error{text(""), wrap("a", "b", unix.ENOENT), needs("5.2", unix.ENOSYS), notFound{}} {
+		proof = initmsg.EncodeReport(&initmsg.Report{Errno: errnoOf(err), Text: err.Error()})
+	}
+	for n := 8; n <= 512; n += 8 {
+		proof = make([]byte, n)
+		if pointers = make([]*byte, n/8); len(pointers) != len(proof)/8 {
+			syscall.Exit(1)
+		}
+	}
+}
+
+var pointers []*byte
+
 // dropProgram lets go of the pages of the program that the start has touched, and the server mostly does not: they stay
 // in the file, whence forks take theirs anyway (mmap'd files are not copied by fork(2)).
 func dropProgram() error {
@@ -309,7 +326,7 @@ func dropProgram() error {
 		return wrap("open", "maps", err)
 	}
 	defer unix.Close(fd)
-	maps, err := readAll(fd)
+	maps, err := readAll(fd, make([]byte, 16<<10))
 	if err != nil {
 		return wrap("read", "maps", err)
 	}
