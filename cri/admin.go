@@ -132,7 +132,13 @@ func importOptions(ctx context.Context) (o image.ImportOptions, err error) {
 	return o, nil
 }
 
-// exportImages answers a JSON list of images with an archive.
+// exportRequest is the message of ExportImages; a list of images alone is one without options.
+type exportRequest struct {
+	Images  []string            `json:"images"`
+	Options image.ExportOptions `json:"options"`
+}
+
+// exportImages answers an exportRequest with an archive.
 func (a *adminService) exportImages(stream grpc.ServerStream) error {
 	if a.archives == nil {
 		return fmt.Errorf("export images: %w", errors.ErrUnsupported)
@@ -141,12 +147,12 @@ func (a *adminService) exportImages(stream grpc.ServerStream) error {
 	if err := stream.RecvMsg(in); err != nil {
 		return err
 	}
-	var refs []string
-	if err := json.Unmarshal(in.GetValue(), &refs); err != nil || len(refs) == 0 {
+	var req exportRequest
+	if json.Unmarshal(in.GetValue(), &req.Images) != nil && json.Unmarshal(in.GetValue(), &req) != nil || len(req.Images) == 0 {
 		return fmt.Errorf("%w: images: want a JSON list of at least one name", sandbox.ErrInvalid)
 	}
 	w := &chunkWriter{send: stream.SendMsg}
-	if err := a.archives.Export(stream.Context(), w, refs); err != nil {
+	if err := a.archives.Export(stream.Context(), w, req.Images, req.Options); err != nil {
 		return fmt.Errorf("export images: %w", err)
 	}
 	return w.flush()

@@ -81,18 +81,22 @@ func (c *AdminClient) Import(ctx context.Context, archive io.Reader, o image.Imp
 }
 
 // Export writes images as an archive.
-func (c *AdminClient) Export(ctx context.Context, archive io.Writer, refs []string) error {
+func (c *AdminClient) Export(ctx context.Context, archive io.Writer, refs []string, o image.ExportOptions) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := c.conn.NewStream(ctx, &adminDesc.Streams[1], adminExportImages)
 	if err != nil {
 		return err
 	}
-	names, err := json.Marshal(refs)
+	var req any = refs // as daemons of before understand it
+	if o.AllPlatforms || len(o.Platforms) > 0 {
+		req = exportRequest{refs, o}
+	}
+	text, err := json.Marshal(req)
 	if err != nil {
 		return err
 	}
-	if err := stream.SendMsg(&wrapperspb.BytesValue{Value: names}); err != nil && !errors.Is(err, io.EOF) {
+	if err := stream.SendMsg(&wrapperspb.BytesValue{Value: text}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if err := stream.CloseSend(); err != nil {

@@ -25,6 +25,11 @@ type ImageAdmin interface {
 	DiskUse(ctx context.Context) (*image.DiskUse, error)
 	Free(ctx context.Context, o image.FreeOptions) (*image.Freed, error)
 	Verify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error)
+	// ListAll are the images of all platforms; Inspect those of one name.
+	ListAll(ctx context.Context) ([]*image.Image, error)
+	Inspect(ctx context.Context, refOrID string) ([]*image.Image, error)
+	// PullPlatforms returns the images that were asked for, this machine's first.
+	PullPlatforms(ctx context.Context, ref string, auth *image.Auth, o image.PullOptions) ([]*image.Image, error)
 }
 
 // Names of calls, and their requests.
@@ -36,6 +41,9 @@ const (
 	adminImageUse    = "ImageDiskUse"
 	adminImageFree   = "ImageFree"
 	adminImageVerify = "ImageVerify"
+	adminImageList   = "ImageList"
+	adminImageShow   = "ImageInspect"
+	adminImagePull   = "ImagePull"
 )
 
 type (
@@ -50,6 +58,11 @@ type (
 	}
 	nameRequest struct {
 		Image string `json:"image"`
+	}
+	pullRequest struct {
+		Image   string            `json:"image"`
+		Auth    *image.Auth       `json:"auth,omitempty"`
+		Options image.PullOptions `json:"options"`
 	}
 )
 
@@ -75,6 +88,23 @@ var imageMethods = []grpc.MethodDesc{
 	imageMethod(adminImageVerify, func(ctx context.Context, i ImageAdmin, o image.VerifyOptions) (*image.VerifyReport, error) {
 		return i.Verify(ctx, o)
 	}),
+	imageMethod(adminImageList, func(ctx context.Context, i ImageAdmin, _ struct{}) ([]image.Summary, error) {
+		return summaries(i.ListAll(ctx))
+	}),
+	imageMethod(adminImageShow, func(ctx context.Context, i ImageAdmin, r nameRequest) ([]image.Summary, error) {
+		return summaries(i.Inspect(ctx, r.Image))
+	}),
+	imageMethod(adminImagePull, func(ctx context.Context, i ImageAdmin, r pullRequest) ([]image.Summary, error) {
+		return summaries(i.PullPlatforms(ctx, r.Image, r.Auth, r.Options))
+	}),
+}
+
+func summaries(all []*image.Image, err error) ([]image.Summary, error) {
+	out := make([]image.Summary, 0, len(all))
+	for _, i := range all {
+		out = append(out, i.Summary())
+	}
+	return out, err
 }
 
 // imageMethod is a call of the image store: JSON for JSON.
@@ -85,8 +115,8 @@ func imageMethod[Req, Resp any](name string, call func(context.Context, ImageAdm
 			return nil, fmt.Errorf("%s: %w", name, errors.ErrUnsupported)
 		}
 		var req Req
-		if err := json.Unmarshal(in.GetValue(), &req); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", sandbox.ErrInvalid, name, err)
+		if json.Unmarshal(in.GetValue(), &req) != nil { // its text may have a secret in it
+			return nil, fmt.Errorf("%w: %s: not a request in JSON", sandbox.ErrInvalid, name)
 		}
 		resp, err := call(ctx, images, req)
 		if err != nil {
@@ -150,6 +180,21 @@ func (c *AdminClient) ImageFree(ctx context.Context, o image.FreeOptions) (*imag
 // ImageVerify compares layers with their digests.
 func (c *AdminClient) ImageVerify(ctx context.Context, o image.VerifyOptions) (*image.VerifyReport, error) {
 	return imageCall[*image.VerifyReport](ctx, c, adminImageVerify, o)
+}
+
+// ImageList tells of all images, of all platforms.
+func (c *AdminClient) ImageList(ctx context.Context) ([]image.Summary, error) {
+	return imageCall[[]image.Summary](ctx, c, adminImageList, struct{}{})
+}
+
+// ImageInspect tells of the images that a name has, for all platforms, or of the one with an ID.
+func (c *AdminClient) ImageInspect(ctx context.Context, refOrID string) ([]image.Summary, error) {
+	return imageCall[[]image.Summary](ctx, c, adminImageShow, nameRequest{refOrID})
+}
+
+// ImagePull pulls an image for the platforms that o names, and returns those, this machine's first.
+func (c *AdminClient) ImagePull(ctx context.Context, ref string, auth *image.Auth, o image.PullOptions) ([]image.Summary, error) {
+	return imageCall[[]image.Summary](ctx, c, adminImagePull, pullRequest{ref, auth, o})
 }
 
 // ImagePulls tells how far pulls are: all, or those of one reference.

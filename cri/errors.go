@@ -41,6 +41,7 @@ var kinds = []struct {
 	{image.ErrDigest, codes.DataLoss},
 	{image.ErrInvalid, codes.FailedPrecondition},
 	{image.ErrPlatform, codes.FailedPrecondition},
+	{image.ErrArtifact, codes.FailedPrecondition},
 	{image.ErrTooLarge, codes.ResourceExhausted},
 	{sandbox.ErrMissed, codes.ResourceExhausted},
 	{syscall.ENOSPC, codes.ResourceExhausted},

@@ -307,7 +307,7 @@ func (a *fakeArchives) Import(_ context.Context, r io.Reader, _ image.ImportOpti
 	return []string{"example.org/a:1"}, nil
 }
 
-func (a *fakeArchives) Export(_ context.Context, w io.Writer, refs []string) error {
+func (a *fakeArchives) Export(_ context.Context, w io.Writer, refs []string, _ image.ExportOptions) error {
 	if refs[0] != "example.org/a:1" {
 		return fmt.Errorf("image %s: %w", refs[0], sandbox.ErrNotFound)
 	}

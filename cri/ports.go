@@ -137,5 +137,5 @@ type Archives interface {
 	// Import reads an OCI layout or a docker archive and returns the names it added.
 	Import(ctx context.Context, r io.Reader, o image.ImportOptions) ([]string, error)
 	// Export writes an OCI layout that a docker client can load as well.
-	Export(ctx context.Context, w io.Writer, refs []string) error
+	Export(ctx context.Context, w io.Writer, refs []string, o image.ExportOptions) error
 }

@@ -657,11 +657,11 @@ func TestAdmin(t *testing.T) {
 		t.Fatalf("Import = %v, %v; want one name", names, err)
 	}
 	var back bytes.Buffer
-	if err := c.Export(ctx, &back, names); err != nil || !bytes.Equal(back.Bytes(), data) {
+	if err := c.Export(ctx, &back, names, image.ExportOptions{}); err != nil || !bytes.Equal(back.Bytes(), data) {
 		t.Errorf("Export = %d bytes, %v; want the %d that were imported", back.Len(), err, len(data))
 	}
-	wantCode(t, "Export(unknown)", c.Export(ctx, &back, []string{"x"}), codes.NotFound, "image x")
-	wantCode(t, "Export()", c.Export(ctx, &back, nil), codes.InvalidArgument, "images")
+	wantCode(t, "Export(unknown)", c.Export(ctx, &back, []string{"x"}, image.ExportOptions{AllPlatforms: true}), codes.NotFound, "image x")
+	wantCode(t, "Export()", c.Export(ctx, &back, nil, image.ExportOptions{}), codes.InvalidArgument, "images")
 	_, err = c.Import(ctx, bytes.NewReader(nil), image.ImportOptions{})
 	wantCode(t, "Import of nothing", err, codes.InvalidArgument, "archive: empty")
 

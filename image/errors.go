@@ -35,6 +35,7 @@ var (
 	ErrExists       = errors.New("image exists already")
 	ErrDenied       = errors.New("image is denied by policy")
 	ErrSealed       = errors.New("image is encrypted and cannot be opened")
+	ErrArtifact     = errors.New("an artifact is no image of a container")
 	ErrInvalid      = layer.ErrInvalid
 	ErrTooLarge     = layer.ErrTooLarge
 )

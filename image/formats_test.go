@@ -166,30 +166,3 @@ func TestPlatformChoice(t *testing.T) {
 		}
 	}
 }
-
-// TestArtifact: what is no image says so.
-func TestArtifact(t *testing.T) {
-	needRoot(t)
-	r := newRegistry(t, registry.Options{})
-	config, err := r.AddBlob([]byte("{}"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.MediaType = ocispec.MediaTypeEmptyJSON
-	blob, err := r.AddBlob([]byte("chart"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	blob.MediaType = "application/vnd.example.chart"
-	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: blob.MediaType,
-		Config: config, Layers: []ocispec.Descriptor{blob}}
-	if _, err := r.AddManifest("chart", "v1", mustJSON(t, m)); err != nil {
-		t.Fatal(err)
-	}
-	s := openStore(t, t.TempDir())
-	_, err = s.Pull(t.Context(), r.Host()+"/chart:v1", nil, PullOptions{})
-	if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "an artifact") {
-		t.Errorf("Pull = %v; want ErrInvalid that says that it is an artifact", err)
-	}
-	isClean(t, s)
-}

@@ -103,11 +103,25 @@ func (s *Store) planImages(o FreeOptions, limit time.Time) (going []*record, nee
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	needed, orphans = map[digest.Digest]bool{}, map[digest.Digest]bool{}
+	unused := func(r *record) bool {
+		v := s.views[r.ID]
+		return o.Unused && v != nil && !v.Pinned && !r.PulledAt.After(limit) && !s.held(r.ID)
+	}
+	// An image that stays keeps the other platforms of its names.
+	kept := map[digest.Digest]bool{}
+	for _, r := range s.images {
+		if r.Removed || unused(r) {
+			continue
+		}
+		for _, n := range r.Names {
+			for _, id := range s.claims[n.Ref] {
+				kept[id] = true
+			}
+		}
+	}
 	for id, r := range s.images {
-		v := s.views[id]
-		unused := o.Unused && v != nil && !v.Pinned && !r.PulledAt.After(limit)
-		goes := !s.held(id) && (r.Removed || unused)
-		for _, l := range r.diffIDs() {
+		goes := r.Removed && !s.held(id) || unused(r) && !kept[id]
+		for _, l := range r.layerIDs() {
 			if goes {
 				orphans[l] = true
 			} else {
@@ -157,8 +171,9 @@ type DiskUse struct {
 type ImageUse struct {
 	ID       string
 	Names    []string
-	Size     int64 // of its layers
-	Unique   int64 // of its layers that no other image has: what removing it frees
+	Platform string // "" is any
+	Size     int64  // of its layers
+	Unique   int64  // of its layers that no other image has: what removing it frees
 	Pinned   bool
 	Removed  bool // only a container still has it
 	PulledAt time.Time
@@ -205,7 +220,7 @@ func (s *Store) imageUse(u *DiskUse) {
 	defer s.mu.RUnlock()
 	owners := map[digest.Digest]int{}
 	for _, r := range s.images {
-		for _, id := range distinct(r.diffIDs()) {
+		for _, id := range distinct(r.layerIDs()) {
 			owners[id]++
 		}
 	}
@@ -223,11 +238,11 @@ func (s *Store) imageUse(u *DiskUse) {
 		}
 	}
 	for id, r := range s.images {
-		i := ImageUse{ID: id.String(), Removed: r.Removed, PulledAt: r.PulledAt, Pinned: s.views[id] != nil && s.views[id].Pinned}
+		i := ImageUse{ID: id.String(), Platform: r.platform, Removed: r.Removed, PulledAt: r.PulledAt, Pinned: s.views[id] != nil && s.views[id].Pinned}
 		for _, n := range r.Names {
 			i.Names = append(i.Names, n.Ref)
 		}
-		for _, l := range distinct(r.diffIDs()) {
+		for _, l := range distinct(r.layerIDs()) {
 			if e := s.layers.m[l]; e != nil && e.info != nil {
 				i.Size += e.info.Size
 				if owners[l] == 1 {

@@ -139,7 +139,7 @@ func corpus(outside string) map[string]hostile {
 		"digest of nothing":   {manifestOf(func(m *ocispec.Manifest) { m.Layers[0].Digest = digest.FromString("nobody") }), ErrNotFound, ""},
 		"digest of a path":    {manifestOf(func(m *ocispec.Manifest) { m.Layers[0].Digest = "sha256:../../../../etc/passwd" }), ErrInvalid, "digest"},
 		"digest unknown kind": {manifestOf(func(m *ocispec.Manifest) { m.Layers[0].Digest = "md5:d41d8cd98f00b204e9800998ecf8427e" }), ErrInvalid, "digest"},
-		"config is a layer":   {manifestOf(func(m *ocispec.Manifest) { m.Config = m.Layers[0] }), ErrInvalid, "configuration"},
+		"config is a layer":   {manifestOf(func(m *ocispec.Manifest) { m.Config.Digest, m.Config.Size = m.Layers[0].Digest, m.Layers[0].Size }), ErrInvalid, "configuration"},
 		"layer is a config":   {manifestOf(func(m *ocispec.Manifest) { m.Layers[0] = m.Config }), ErrInvalid, "layer"},
 		"no config":           {rawManifest(`{"schemaVersion":2,"layers":[]}`), ErrInvalid, "manifest"},
 		"not JSON":            {rawManifest(`<html>sign in</html>`), ErrInvalid, "manifest"},

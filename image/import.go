@@ -8,13 +8,16 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/image/layer"
@@ -22,10 +25,11 @@ import (
 
 // ImportOptions direct Import.
 type ImportOptions struct {
-	Platform *ocispec.Platform // default: the store's
+	// AllPlatforms takes all that the archive has; its indexes may have more. Without, it is the store's platform.
+	AllPlatforms bool
 	// Repository names images that the archive gives a bare tag only, as OCI layouts may.
 	Repository string
-	// PlatformName is Platform as text, os/architecture[/variant], for those who have it so.
+	// PlatformName is another platform to take, os/architecture[/variant].
 	PlatformName string
 	// Digests gives each image the name repository@digest of its manifest, too.
 	Digests bool
@@ -76,19 +80,23 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 	if _, err := io.Copy(io.Discard, contextReader{ctx, z}); err != nil {
 		return nil, fmt.Errorf("archive: %w", err)
 	}
-	platform := s.cfg.Platform
+	platform := *s.cfg.Platform
 	if o.PlatformName != "" {
-		p, err := platforms.Parse(o.PlatformName)
-		if err != nil {
+		if o.AllPlatforms {
+			return nil, fmt.Errorf("platform: %.100q, and all: %w", o.PlatformName, ErrPlatform)
+		}
+		if platform, err = platforms.Parse(o.PlatformName); err != nil {
 			return nil, fmt.Errorf("platform: %w: %w", ErrPlatform, err)
 		}
-		o.Platform = &p
 	}
-	if o.Platform != nil {
-		platform = o.Platform
+	from := &blobSource{blobs, filepath.Base(tmp)}
+	src := fetcher{source: from, stall: s.cfg.ProgressTimeout}
+	list := importOne
+	want := wants{each: []selection{suiting(platform)}}
+	if o.AllPlatforms {
+		list, want = importAll, wants{all: true, whole: s.inArchive(from)}
 	}
-	src := fetcher{source: &blobSource{blobs, filepath.Base(tmp)}, stall: s.cfg.ProgressTimeout}
-	todo, attached, err := importList(ctx, src, top, *platform, o.Repository)
+	todo, attached, err := importList(ctx, src, top, platform, o.Repository, list)
 	if err != nil {
 		return nil, err
 	}
@@ -97,18 +105,24 @@ func (s *Store) importArchive(ctx context.Context, r io.Reader, o ImportOptions)
 		if err := t.addDigest(o); err != nil {
 			return imgs, err
 		}
-		img, err := s.installImported(ctx, src, attached, installation{top: t.desc, platform: *platform, names: t.names, pin: o.Pin})
+		more, err := s.installImported(ctx, src, attached, installation{top: t.desc, group: t.group, want: want, names: t.names, pin: o.Pin})
+		if t.optional && (errors.Is(err, ErrPlatform) || errdefs.IsNotFound(err)) {
+			continue
+		}
 		if err != nil {
 			return imgs, fmt.Errorf("image %s %v: %w", t.desc.Digest, t.names, err)
 		}
-		imgs = append(imgs, img)
+		imgs = append(imgs, more...)
+	}
+	if len(imgs) == 0 {
+		return nil, fmt.Errorf("the archive has none of its images whole: %w", ErrPlatform)
 	}
 	return imgs, nil
 }
 
 // installImported is install for an image whose signatures, if it needs any, are in the archive or in the registry that
 // its name says.
-func (s *Store) installImported(ctx context.Context, src fetcher, attached referrers, in installation) (*Image, error) {
+func (s *Store) installImported(ctx context.Context, src fetcher, attached referrers, in installation) ([]*Image, error) {
 	p, err := s.piecesOf(in.asked(), &src)
 	if err != nil {
 		return nil, err
@@ -134,6 +148,10 @@ func (c contextReader) Read(p []byte) (int, error) {
 type toImport struct {
 	desc  ocispec.Descriptor
 	names []string
+	// group is what the names lead to: desc, or all that has them.
+	group digest.Digest
+	// optional: the archive need not have it.
+	optional bool
 }
 
 // addDigest adds the name by digest that the options ask for.
@@ -153,9 +171,42 @@ func (t *toImport) addDigest(o ImportOptions) error {
 	return nil
 }
 
+// importOne takes of the entries of a name the one for a platform.
+func importOne(entries []ocispec.Descriptor, p ocispec.Platform) ([]toImport, error) {
+	d, err := choose(entries, p)
+	return []toImport{{desc: d, group: groupOf(entries)}}, err
+}
+
+// importAll takes all of them.
+func importAll(entries []ocispec.Descriptor, _ ocispec.Platform) ([]toImport, error) {
+	var all []toImport
+	entries = candidates(entries)
+	for _, d := range entries {
+		all = append(all, toImport{desc: d, group: groupOf(entries), optional: len(entries) > 1})
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("no image: %w", ErrPlatform)
+	}
+	return all, nil
+}
+
+// groupOf stands for the index that several entries of one name would be in.
+func groupOf(entries []ocispec.Descriptor) digest.Digest {
+	if len(entries) == 1 {
+		return entries[0].Digest
+	}
+	var all []string
+	for _, d := range entries {
+		all = append(all, d.Digest.String())
+	}
+	slices.Sort(all)
+	return digest.FromString(strings.Join(all, "\n"))
+}
+
 // importList reads the archive's index: what to import, under which names. Entries of one name are the platforms of
 // one image; those without a name are an image each, but for what refers to another: that is listed by itself.
-func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, repository string) ([]toImport, referrers, error) {
+func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocispec.Platform, repository string,
+	take func([]ocispec.Descriptor, ocispec.Platform) ([]toImport, error)) ([]toImport, referrers, error) {
 	raw, err := readBlob(ctx, src, top, maxManifestSize)
 	if err != nil {
 		return nil, nil, fmt.Errorf("index: %w", err)
@@ -167,8 +218,9 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 	var order []string
 	byName := map[string][]ocispec.Descriptor{}
 	attached := referrers{}
+	alone := len(idx.Manifests) == 1 // is what there is to import, whatever it is about
 	for _, d := range idx.Manifests {
-		if attached.take(ctx, src, d) {
+		if !alone && attached.take(ctx, src, d) {
 			continue
 		}
 		n, err := importName(d, repository)
@@ -183,16 +235,20 @@ func importList(ctx context.Context, src fetcher, top ocispec.Descriptor, p ocis
 	var todo []toImport
 	for _, n := range order {
 		if n != "" {
-			d, err := choose(byName[n], p)
+			more, err := take(byName[n], p)
 			if err != nil {
 				return nil, nil, fmt.Errorf("image %s: %w", n, err)
 			}
-			todo = append(todo, toImport{d, []string{n}})
+			for _, t := range more {
+				t.names = []string{n}
+				todo = append(todo, t)
+			}
 			continue
 		}
 		for _, d := range byName[n] {
-			if d.Platform == nil || platforms.Only(p).Match(*d.Platform) {
-				todo = append(todo, toImport{d, nil})
+			// An entry with this machine's platform, or none, is taken; others with all.
+			if more, err := take([]ocispec.Descriptor{d}, p); err == nil {
+				todo = append(todo, more...)
 			}
 		}
 	}

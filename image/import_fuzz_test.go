@@ -28,7 +28,7 @@ func FuzzImportIndex(f *testing.F) {
 "annotations":{"io.containerd.image.name":"docker.io/library/a:1"},"platform":{"os":"linux","architecture":"amd64"}},{"annotations":{"org.opencontainers.image.ref.name":"v1"}}]}`), "example.org/a")
 	f.Fuzz(func(t *testing.T, raw []byte, repository string) {
 		top := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
-		todo, _, err := importList(t.Context(), fetcher{source: oneBlob{&blobSource{}, raw}, stall: time.Minute}, top, ocispec.Platform{OS: "linux", Architecture: "amd64"}, repository)
+		todo, _, err := importList(t.Context(), fetcher{source: oneBlob{&blobSource{}, raw}, stall: time.Minute}, top, ocispec.Platform{OS: "linux", Architecture: "amd64"}, repository, importOne)
 		if err != nil {
 			return
 		}

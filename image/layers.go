@@ -31,6 +31,8 @@ type layerInfo struct {
 	Marks *layer.Marks `json:"marks,omitempty"`
 	// Sealed: what it was made of was encrypted. Whoever has it in plain has to prove that (see proveLayer).
 	Sealed bool `json:"sealed,omitempty"`
+	// Part is of a layer that is an artifact's.
+	Part *partInfo `json:"part,omitempty"`
 	// Boot is the kernel's boot ID when the layer was committed. The data of a layer that no image has come to need
 	// yet may not have reached the disk: after a crash of the machine it counts for nothing.
 	Boot      string    `json:"boot"`
@@ -38,6 +40,45 @@ type layerInfo struct {
 }
 
 const layerVersion = 1
+
+// id is what the directory is named after.
+func (i *layerInfo) id() digest.Digest {
+	if i.Part != nil {
+		return i.Part.ID
+	}
+	return i.DiffID
+}
+
+// file tells a blob that is kept as a file, and has no tree.
+func (i *layerInfo) file() bool { return i != nil && i.Part != nil && i.Part.File }
+
+// content are the names without which the layer is none.
+func (i *layerInfo) content() []string {
+	names := []string{"fs"}
+	if i.file() {
+		names = []string{"file"}
+	}
+	if i.Part != nil && i.Part.Kept {
+		names = append(names, "blob")
+	}
+	return names
+}
+
+// layerJob is a layer to be made.
+type layerJob struct {
+	desc ocispec.Descriptor
+	id   digest.Digest
+	key  *layerKey // of one that is encrypted
+	part *part     // of an artifact
+}
+
+func (m *manifest) job(i int) layerJob {
+	j := layerJob{desc: m.layers[i], id: m.ids[i], key: m.keys[i]}
+	if m.artifact {
+		j.part = &m.parts[i]
+	}
+	return j
+}
 
 func layerJSON(info *layerInfo) ([]byte, error) { return json.Marshal(info) }
 
@@ -141,9 +182,13 @@ const minForProgram = 1 << 20
 
 // buildLayer fetches, verifies and unpacks a layer, in one go, and commits it. After an error nothing of it is left
 // but, perhaps, the beginning of the blob for the next try. An encrypted layer needs its key.
-func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descriptor, id digest.Digest, key *layerKey) (info *layerInfo, err error) {
+func (s *Store) buildLayer(ctx context.Context, src fetcher, j layerJob) (info *layerInfo, err error) {
+	desc := j.desc
+	if j.part != nil && desc.Size > s.cfg.MaxLayerSize {
+		return nil, fmt.Errorf("layer %s: %d bytes; at most %d are taken: %w", desc.Digest, desc.Size, s.cfg.MaxLayerSize, ErrTooLarge)
+	}
 	_, local := src.source.(*blobSource)
-	part := s.openPartial(desc, local)
+	part := s.openPartial(desc, local, s.cfg.KeepBlobs && j.part == nil)
 	defer func() {
 		part.end(err)
 		if err != nil {
@@ -155,7 +200,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 		program = ""
 	}
 	build := func(b *blobReader) (err error) {
-		info, err = s.buildFrom(ctx, b, id, program, key)
+		info, err = s.buildFrom(ctx, b, j, program)
 		return err
 	}
 	err = src.whole(ctx, desc, part, build)
@@ -168,7 +213,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, desc ocispec.Descri
 }
 
 // buildFrom makes a layer of what b gives. After an error nothing of it is left.
-func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, program string, key *layerKey) (_ *layerInfo, err error) {
+func (s *Store) buildFrom(ctx context.Context, b *blobReader, j layerJob, program string) (_ *layerInfo, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(s.cfg.Root, "ingest"), "layer-")
 	if err != nil {
 		return nil, err
@@ -178,13 +223,16 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, 
 			err = errors.Join(err, os.RemoveAll(tmp))
 		}
 	}()
-	res, err := s.unpackInto(ctx, tmp, b, id, program, key)
+	info := &layerInfo{Version: layerVersion, DiffID: j.id, Sealed: j.key != nil, Boot: s.boot, CreatedAt: time.Now().UTC()}
+	if j.part != nil {
+		err = s.partInto(ctx, tmp, b, j, program, info)
+	} else {
+		var res layer.Result
+		res, err = s.layerInto(ctx, tmp, b, j, program)
+		info.unpacked(res)
+	}
 	if err != nil {
 		return nil, err
-	}
-	info := &layerInfo{
-		Version: layerVersion, DiffID: id, Size: res.DiskSize, Inodes: res.Inodes, TarSize: res.TarSize,
-		Whiteouts: res.Whiteouts, Opaque: res.Opaque, Implied: res.Implied, Marks: res.Marks, Sealed: key != nil, Boot: s.boot, CreatedAt: time.Now().UTC(),
 	}
 	record, err := layerJSON(info)
 	if err != nil {
@@ -193,7 +241,27 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, id digest.Digest, 
 	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), record, 0o600); err != nil {
 		return nil, err
 	}
-	return info, s.placeLayer(tmp, id)
+	return info, s.placeLayer(tmp, j.id)
+}
+
+// unpacked notes what came of a tar stream.
+func (i *layerInfo) unpacked(res layer.Result) {
+	i.Size, i.Inodes, i.TarSize = res.DiskSize, res.Inodes, res.TarSize
+	i.Whiteouts, i.Opaque, i.Implied, i.Marks = res.Whiteouts, res.Opaque, res.Implied, res.Marks
+}
+
+// layerInto makes an image's layer below tmp.
+func (s *Store) layerInto(ctx context.Context, tmp string, b *blobReader, j layerJob, program string) (res layer.Result, err error) {
+	diff := j.id.Algorithm().Digester()
+	used := false
+	err = verified(ctx, b, b, nil, j.key, func(ctx context.Context, in io.Reader) (err error) {
+		res, used, err = s.unpackInto(ctx, tmp, in, diff.Hash(), program)
+		return err
+	})
+	if got := diff.Digest(); err == nil && got != j.id {
+		err = &contentError{fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, j.id, ErrDigest)}
+	}
+	return res, blameProgram(err, used, program)
 }
 
 // placeLayer makes what is complete at tmp the layer, instead of a damaged one if there is one.
@@ -209,78 +277,91 @@ func (s *Store) placeLayer(tmp string, id digest.Digest) error {
 	return err
 }
 
-// unpackInto makes fs/, frame and replaced/ below tmp.
-func (s *Store) unpackInto(ctx context.Context, tmp string, b *blobReader, id digest.Digest, program string, key *layerKey) (layer.Result, error) {
+// unpackInto makes fs/, frame and replaced/ below tmp. used: of the program.
+func (s *Store) unpackInto(ctx context.Context, tmp string, in io.Reader, diff io.Writer, program string) (res layer.Result, used bool, err error) {
 	none := layer.Result{}
 	fs := filepath.Join(tmp, "fs")
 	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil {
-		return none, err
+		return none, false, err
 	}
 	dir, err := os.Open(fs)
 	if err != nil {
-		return none, err
+		return none, false, err
 	}
 	defer dir.Close()
 	frame, err := os.OpenFile(filepath.Join(tmp, "frame"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return none, err
+		return none, false, err
 	}
 	defer frame.Close()
 
 	aside := filepath.Join(tmp, "replaced")
 	if err := os.Mkdir(aside, 0o700); err != nil {
-		return none, err
+		return none, false, err
 	}
 	defer os.Remove(aside) // empty, for almost any archive
 	replaced, err := os.Open(aside)
 	if err != nil {
-		return none, err
+		return none, false, err
 	}
 	defer replaced.Close()
 
-	return fetchInto(ctx, b, id, dir, program, key, layer.Options{
+	return unpackStream(ctx, in, diff, dir, program, layer.Options{
 		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced, KeepMarks: s.copies,
 	})
 }
 
-// fetchInto runs the pipeline: fetch → digest of the blob (→ decipher) → decompress | digest of the tar stream → unpack.
-func fetchInto(ctx context.Context, blob *blobReader, id digest.Digest, dir *os.File, program string, key *layerKey, o layer.Options) (layer.Result, error) {
-	none := layer.Result{}
+// contentError is an error of what is in a blob, which has the digest that it should have.
+type contentError struct{ error }
+
+func (e *contentError) Unwrap() error { return e.error }
+
+// blameProgram marks an error that a decompressor may have made.
+func blameProgram(err error, used bool, program string) error {
+	var content *contentError
+	if used && errors.As(err, &content) {
+		return fmt.Errorf("%w %s: %w", errDecompressor, program, err)
+	}
+	return err
+}
+
+// verified runs the pipeline: fetch → digest of the blob (→ decipher) → use. in is what blob gives; what is read of it goes
+// to keep as well, if that is not nil. What use made counts only if the error is nil. One of use itself is a
+// contentError, and only there if the blob is the right one, all of it.
+func verified(ctx context.Context, blob *blobReader, in io.Reader, keep io.Writer, key *layerKey, use func(context.Context, io.Reader) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	desc := blob.desc
-	blobHash, diffHash := desc.Digest.Algorithm().Digester(), id.Algorithm().Digester()
-	raw := io.TeeReader(blob, blobHash.Hash())
-	raw, in, genuine := key.decipher(raw)
-	res, usedProgram, err := unpackStream(ctx, in, diffHash.Hash(), dir, program, o)
+	blobHash := desc.Digest.Algorithm().Digester()
+	var sink io.Writer = blobHash.Hash()
+	if keep != nil {
+		sink = io.MultiWriter(sink, keep)
+	}
+	raw, plain, genuine := key.decipher(io.TeeReader(in, sink))
+	err := use(ctx, plain)
 	if err != nil && ctx.Err() != nil {
-		return none, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	if blob.err != nil {
-		return none, blob.err // and not what a decompressor made of it
+		return blob.err // and not what a decompressor made of it
 	}
 	if err != nil && (errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
-		return none, err
+		return err
 	}
 	// A blob that is not the one promised explains whatever went wrong in it.
 	if _, derr := io.Copy(io.Discard, raw); derr != nil {
-		return none, errors.Join(derr, err)
+		return errors.Join(derr, err)
 	}
 	if got := blobHash.Digest(); got != desc.Digest {
-		return none, blob.f.wrap(blob.sender(), wrongBlob("blob %s: got one with digest %s", desc.Digest, got))
+		return blob.f.wrap(blob.sender(), wrongBlob("blob %s: got one with digest %s", desc.Digest, got))
 	}
 	if bad := genuine(); bad != nil {
-		return none, bad // and not what a decompressor made of it
+		return bad // and not what a decompressor made of it
 	}
-	if err == nil {
-		if got := diffHash.Digest(); got != id {
-			err = fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, id, ErrDigest)
-		}
+	if err != nil {
+		return &contentError{err}
 	}
-	if err != nil && usedProgram {
-		return none, fmt.Errorf("%w %s: %w", errDecompressor, program, err)
-	}
-	return res, err
+	return nil
 }
 
 func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.File, program string, o layer.Options) (layer.Result, bool, error) {

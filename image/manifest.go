@@ -38,75 +38,106 @@ type source interface {
 	registry() string
 }
 
-// manifest is one platform's image, verified down to its configuration.
+// manifest is one platform's image, or an artifact, verified down to its configuration.
 type manifest struct {
-	desc      ocispec.Descriptor
-	raw       []byte
-	configID  digest.Digest
-	configRaw []byte
-	config    ocispec.Image
-	layers    []ocispec.Descriptor // as many as config has diff IDs
-	keys      []*layerKey          // of the layers; nil for those that are not encrypted
+	desc         ocispec.Descriptor
+	raw          []byte
+	id           digest.Digest // of the image: that of its configuration; of an artifact: that of its manifest
+	configRaw    []byte
+	config       ocispec.Image
+	artifact     bool
+	artifactType string
+	layers       []ocispec.Descriptor
+	ids          []digest.Digest // what the store has the layers under: the diff IDs; see partID for an artifact's
+	parts        []part          // of an artifact: its layers
+	keys         []*layerKey     // of the layers; nil for those that are not encrypted
+	approved     *approval
 }
 
-// readManifest follows indexes from desc to the manifest for the platform and reads its configuration.
-func readManifest(ctx context.Context, src fetcher, desc ocispec.Descriptor, platform ocispec.Platform) (*manifest, error) {
-	for range maxIndexDepth {
-		raw, err := readBlob(ctx, src, desc, maxManifestSize)
-		if err != nil {
-			return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
-		}
-		next, m, err := parseManifest(raw, desc.MediaType, platform)
-		if err != nil {
-			return nil, fmt.Errorf("manifest %s: %w", desc.Digest, err)
-		}
-		if m == nil {
-			desc = next
-			continue
-		}
-		m.desc, m.raw = desc, raw
-		return m, readConfig(ctx, src, m, next, platform)
-	}
-	return nil, fmt.Errorf("manifest %s: indexes nested deeper than %d: %w", desc.Digest, maxIndexDepth, ErrInvalid)
-}
-
-func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Descriptor, platform ocispec.Platform) error {
+// readConfig reads the configuration, or of an artifact what stands for it. The image must be for the platform that its index
+// says, and for the one that was selected, if any was.
+func readConfig(ctx context.Context, src fetcher, m *manifest, desc ocispec.Descriptor, sel *selection) error {
 	raw, err := readBlob(ctx, src, desc, maxConfigSize)
 	if err != nil {
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
-	if m.config, err = parseConfig(raw); err != nil {
+	m.configRaw = raw
+	m.config, err = parseConfig(raw)
+	if isArtifact(desc, m.config, err) {
+		m.config = ocispec.Image{}
+		if err := readArtifact(m); err != nil {
+			return fmt.Errorf("artifact %s: %w", m.desc.Digest, err)
+		}
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("config %s: %w", desc.Digest, err)
 	}
-	m.configID, m.configRaw = desc.Digest, raw
-	n := len(m.config.RootFS.DiffIDs)
-	if n == 0 && len(m.layers) > 0 && !images.IsConfigType(desc.MediaType) {
-		return fmt.Errorf("config %s: an artifact (%.100q), which has no file system: %w", desc.Digest, desc.MediaType, ErrInvalid)
-	}
-	if n != len(m.layers) {
+	m.id, m.ids = desc.Digest, m.config.RootFS.DiffIDs
+	if n := len(m.ids); n != len(m.layers) {
 		return fmt.Errorf("config %s: %d diff IDs for %d layers: %w", desc.Digest, n, len(m.layers), ErrInvalid)
 	}
-	if m.config.OS != "" && !platforms.Only(platform).Match(platforms.Normalize(m.config.Platform)) {
-		return fmt.Errorf("config %s: image is for %s, wanted %s: %w", desc.Digest, platforms.Format(m.config.Platform), platforms.Format(platform), ErrPlatform)
+	if m.config.OS == "" {
+		return nil
+	}
+	asSaid := m.desc.Platform != nil && samePlatform(*m.desc.Platform, m.config.Platform)
+	wanted := m.desc.Platform
+	if sel != nil {
+		asSaid = asSaid || sel.match.Match(platforms.Normalize(m.config.Platform))
+		wanted = &sel.platform
+	}
+	if wanted != nil && !asSaid {
+		return fmt.Errorf("config %s: image is for %s, wanted %s: %w", desc.Digest, platforms.Format(m.config.Platform), platforms.Format(*wanted), ErrPlatform)
 	}
 	return nil
 }
 
 // parseManifest returns either the descriptor to go on with (of an index), or a manifest and the descriptor of its
-// configuration. The media type inside counts if there is one: type confusion is how CVE-2021-41190 worked, so a
-// document that could be both is refused.
+// configuration.
 func parseManifest(raw []byte, mediaType string, platform ocispec.Platform) (ocispec.Descriptor, *manifest, error) {
+	d, err := parseDocument(raw, mediaType)
+	if err != nil {
+		return ocispec.Descriptor{}, nil, err
+	}
+	if d.config == nil {
+		next, err := choose(d.entries, platform)
+		return next, nil, err
+	}
+	return *d.config, d.manifest(ocispec.Descriptor{}), nil
+}
+
+// document is an index, or a manifest.
+type document struct {
+	raw          []byte
+	entries      []ocispec.Descriptor // of an index
+	config       *ocispec.Descriptor  // of a manifest
+	layers       []ocispec.Descriptor
+	artifactType string
+}
+
+func (d document) manifest(desc ocispec.Descriptor) *manifest {
+	m := &manifest{desc: desc, raw: d.raw, layers: d.layers, artifactType: d.artifactType}
+	if m.artifactType == "" { // image-spec, "Guidelines for Artifact Usage"
+		m.artifactType = d.config.MediaType
+	}
+	return m
+}
+
+// parseDocument reads an index or a manifest. The media type inside counts if there is one: type confusion is how
+// CVE-2021-41190 worked, so a document that could be both is refused.
+func parseDocument(raw []byte, mediaType string) (document, error) {
 	var doc struct {
 		SchemaVersion int                  `json:"schemaVersion"`
 		MediaType     string               `json:"mediaType"`
+		ArtifactType  string               `json:"artifactType"`
 		Config        *ocispec.Descriptor  `json:"config"`
 		Layers        []ocispec.Descriptor `json:"layers"`
 		Manifests     []ocispec.Descriptor `json:"manifests"`
 		FSLayers      json.RawMessage      `json:"fsLayers"`
 	}
-	none := ocispec.Descriptor{}
+	none := document{}
 	if err := json.Unmarshal(raw, &doc); err != nil {
-		return none, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
+		return none, fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	if doc.MediaType != "" {
 		mediaType = doc.MediaType
@@ -115,19 +146,18 @@ func parseManifest(raw []byte, mediaType string, platform ocispec.Platform) (oci
 	isImage := doc.Config != nil || doc.Layers != nil
 	switch {
 	case doc.SchemaVersion == 1 || doc.FSLayers != nil:
-		return none, nil, fmt.Errorf("docker schema 1 is not supported: push the image again with a client of 2017 or later: %w", ErrInvalid)
+		return none, fmt.Errorf("docker schema 1 is not supported: push the image again with a client of 2017 or later: %w", ErrInvalid)
 	case isIndex && isImage:
-		return none, nil, fmt.Errorf("both an index and a manifest: %w", ErrInvalid)
+		return none, fmt.Errorf("both an index and a manifest: %w", ErrInvalid)
 	case isIndex && !images.IsManifestType(mediaType):
-		d, err := choose(doc.Manifests, platform)
-		return d, nil, err
+		return document{entries: doc.Manifests}, nil
 	case isImage && doc.Config != nil && !images.IsIndexType(mediaType):
 		if err := checkLayers(doc.Layers); err != nil {
-			return none, nil, err
+			return none, err
 		}
-		return *doc.Config, &manifest{layers: doc.Layers}, checkDescriptor(*doc.Config)
+		return document{config: doc.Config, layers: doc.Layers, artifactType: doc.ArtifactType}, checkDescriptor(*doc.Config)
 	}
-	return none, nil, fmt.Errorf("media type %.100q is neither an image index nor an image manifest: %w", mediaType, ErrInvalid)
+	return none, fmt.Errorf("media type %.100q is neither an image index nor an image manifest: %w", mediaType, ErrInvalid)
 }
 
 func checkLayers(layers []ocispec.Descriptor) error {
@@ -155,13 +185,14 @@ func checkDescriptor(d ocispec.Descriptor) error {
 // choose picks the entry of an index that suits the platform best. Entries without a platform come last; those that
 // are attestations (platform unknown/unknown) are no images.
 func choose(manifests []ocispec.Descriptor, platform ocispec.Platform) (ocispec.Descriptor, error) {
-	match := platforms.Only(platform)
+	return chooseFor(manifests, suiting(platform))
+}
+
+func chooseFor(manifests []ocispec.Descriptor, sel selection) (ocispec.Descriptor, error) {
+	match := sel.match
 	var fit []ocispec.Descriptor
 	var have []string
-	for _, m := range manifests {
-		if m.MediaType != "" && !images.IsManifestType(m.MediaType) && !images.IsIndexType(m.MediaType) {
-			continue
-		}
+	for _, m := range candidates(manifests) {
 		if m.Platform == nil {
 			fit = append(fit, m)
 			continue
@@ -172,7 +203,7 @@ func choose(manifests []ocispec.Descriptor, platform ocispec.Platform) (ocispec.
 		}
 	}
 	if len(fit) == 0 {
-		return ocispec.Descriptor{}, fmt.Errorf("%s is not among %.300q: %w", platforms.FormatAll(platform), have, ErrPlatform)
+		return ocispec.Descriptor{}, fmt.Errorf("%s is not among %.300q: %w", platforms.FormatAll(sel.platform), have, ErrPlatform)
 	}
 	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
 		switch {

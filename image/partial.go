@@ -42,8 +42,7 @@ func (s *Store) partialPath(id digest.Digest) string { return s.path(digestDir("
 func (s *Store) blobPath(id digest.Digest) string    { return s.path(digestDir("blobs", id)) }
 
 // openPartial returns nil if the blob is not worth it, or somebody else is at it. Whoever gets one ends it.
-func (s *Store) openPartial(desc ocispec.Descriptor, local bool) *partial {
-	keep := s.cfg.KeepBlobs
+func (s *Store) openPartial(desc ocispec.Descriptor, local, keep bool) *partial {
 	if local || !keep && desc.Size < s.partialMinSize {
 		return nil
 	}

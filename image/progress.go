@@ -98,7 +98,7 @@ func (p *progress) expect(layers, here int, bytes int64) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.layers, p.done, p.bytes = layers, here, bytes
+	p.layers, p.done, p.bytes = p.layers+layers, p.done+here, p.bytes+bytes
 }
 
 func (p *progress) layerDone() {

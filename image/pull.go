@@ -8,12 +8,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
-	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -22,9 +22,10 @@ import (
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
 
-// PullOptions direct one pull.
+// PullOptions direct one pull. Without any, the image that suits the store's platform is pulled.
 type PullOptions struct {
-	Platform *ocispec.Platform // default: the store's
+	Platforms    []string // exactly these, as os/architecture[/variant]
+	AllPlatforms bool     // of the index that the reference names
 }
 
 // Pull makes the image that ref names now (a tag, a digest, or both) present and returns it. Calls for the same
@@ -34,30 +35,40 @@ type PullOptions struct {
 // Errors match ErrReference, ErrNotFound, ErrUnauthorized, ErrUnavailable, ErrStalled, ErrInvalid, ErrDigest,
 // ErrPlatform, ErrTooLarge, or what the file system said.
 func (s *Store) Pull(ctx context.Context, ref string, auth *Auth, o PullOptions) (*Image, error) {
+	all, err := s.PullPlatforms(ctx, ref, auth, o)
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// PullPlatforms is Pull that returns the images of all platforms that were asked for, this machine's first. They become
+// visible when all of them are there.
+func (s *Store) PullPlatforms(ctx context.Context, ref string, auth *Auth, o PullOptions) ([]*Image, error) {
 	named, err := parseReference(ref)
 	if err != nil {
 		return nil, fmt.Errorf("pull: %w", err)
 	}
-	platform := s.cfg.Platform
-	if o.Platform != nil {
-		platform = o.Platform
+	w, err := s.parseWants(o.Platforms, o.AllPlatforms)
+	if err != nil {
+		return nil, fmt.Errorf("pull %s: %w", named, err)
 	}
-	img, err := s.pulls.do(ctx, s.ctx, pullKey(named, auth, *platform), func(ctx context.Context) (*Image, error) {
-		return s.pull(ctx, named, auth, *platform)
+	all, err := s.pulls.do(ctx, s.ctx, pullKey(named, auth, o), func(ctx context.Context) ([]*Image, error) {
+		return s.pull(ctx, named, auth, w)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("pull %s: %w", named, err)
 	}
-	return img, nil
+	return all, nil
 }
 
 // pullKey keeps a client without the right credentials from joining the pull of one that has them.
-func pullKey(named reference.Named, auth *Auth, p ocispec.Platform) string {
+func pullKey(named reference.Named, auth *Auth, o PullOptions) string {
 	b, _ := json.Marshal(auth) // strings only
-	return fmt.Sprintf("%s %s %x", named, platforms.FormatAll(p), sha256.Sum256(b))
+	return fmt.Sprintf("%s %q %v %x", named, o.Platforms, o.AllPlatforms, sha256.Sum256(b))
 }
 
-func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p ocispec.Platform) (_ *Image, err error) {
+func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, w wants) (_ []*Image, err error) {
 	seen := newProgress(named.String())
 	defer s.watch(seen)()
 	if s.cfg.Pulled != nil {
@@ -78,24 +89,27 @@ func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, p o
 	if _, ok := named.(reference.Tagged); ok {
 		names = append(names, named.String())
 	}
-	img, err := s.install(ctx, src, installation{top: top, platform: p, names: names, progress: seen,
+	all, err := s.install(ctx, src, installation{top: top, group: top.Digest, want: w, names: names, progress: seen,
 		pieces: &pieces{s: s, named: named, reg: reg}})
 	if err == nil {
-		s.log.Info("pulled image", append([]any{"image", named.String(), "id", img.ID, "bytes", img.Size,
+		for _, img := range all[1:] {
+			s.log.Info("pulled image for another platform", "image", named.String(), "platform", img.Platform, "id", img.ID)
+		}
+		s.log.Info("pulled image", append([]any{"image", named.String(), "id", all[0].ID, "bytes", all[0].Size,
 			"took", time.Since(seen.start).Round(10 * time.Microsecond)}, seen.attrs()...)...)
 	}
-	return img, err
+	return all, err
 }
 
 // installation is what is to become an image.
 type installation struct {
 	top      ocispec.Descriptor // a manifest or an index
-	platform ocispec.Platform
+	group    digest.Digest      // of what the names lead to, if that is more than top
+	want     wants
 	names    []string
 	pin      bool
 	progress *progress // nil: nobody wants to know
 	pieces   *pieces   // of the repository that it is from, for its signatures
-	approved *approval
 }
 
 // asked is the name that the image is wanted by: a tag if there is one.
@@ -111,51 +125,80 @@ func (in installation) asked() string {
 	return ""
 }
 
-// install makes the image that top leads to present and gives it names.
-func (s *Store) install(ctx context.Context, src fetcher, in installation) (*Image, error) {
+// install makes the images that top leads to present and gives them names. The first is the one for this machine.
+func (s *Store) install(ctx context.Context, src fetcher, in installation) ([]*Image, error) {
 	policy, err := s.judge(ctx, in.asked(), in.top)
 	if err != nil {
 		return nil, err
 	}
-	in.approved = &approval{Policy: policy, At: time.Now().UTC()}
-	m, err := readManifest(ctx, src, in.top, in.platform)
+	all, err := readManifests(ctx, src, in.top, in.want)
 	if err != nil {
 		return nil, err
 	}
-	if in.approved.Signatures, err = s.judgeSignatures(ctx, in.asked(), in.top, m.desc, m.raw, in.pieces); err != nil {
-		return nil, err
-	}
-	if m.keys, in.approved.Keys, err = s.unwrapKeys(ctx, m.layers); err != nil {
-		return nil, err
-	}
-	if in.approved.none() {
-		in.approved = nil
-	}
-	// Before anything is fetched, so that a failure to sync is not missed (errors are reported since the open).
-	root, err := os.Open(s.cfg.Root)
-	if err != nil {
-		return nil, err
-	}
-	var landing *int
-	defer func() {
-		if landing == nil {
-			root.Close()
-			return
+	for _, m := range all {
+		if err := s.admitNew(ctx, m, in, policy); err != nil {
+			return nil, err
 		}
-		s.settleLater(root, m.configID, landing)
-	}()
+	}
 	in.progress.enter(stageLayers)
 	src.progress = in.progress
-	used, err := s.ensureLayers(ctx, src, m)
+	roots, landings := make([]*os.File, len(all)), make([]*int, len(all))
+	defer func() {
+		for i, root := range roots {
+			if landings[i] != nil {
+				s.settleLater(root, all[i].id, landings[i])
+			} else if root != nil {
+				root.Close()
+			}
+		}
+	}()
+	var used []digest.Digest
 	defer func() { s.layers.unuse(used) }()
-	if err != nil {
-		return nil, err
+	for i, m := range all {
+		// Before anything of it is fetched, so that a failure to sync is not missed (errors are reported since the open).
+		if roots[i], err = os.Open(s.cfg.Root); err != nil {
+			return nil, err
+		}
+		ids, err := s.ensureLayers(ctx, src, m)
+		used = append(used, ids...)
+		if err != nil {
+			return nil, err
+		}
 	}
 	in.progress.enter(stageCommit)
-	for {
+	var imgs []*Image
+	for i, m := range all {
 		var img *Image
-		if img, landing, err = s.commit(ctx, m, in); !errors.Is(err, errGone) {
-			return img, err
+		if img, landings[i], err = s.commitAny(ctx, m, in); err != nil {
+			return nil, err
+		}
+		imgs = append(imgs, img)
+	}
+	slices.SortStableFunc(imgs, func(a, b *Image) int { return boolInt(a.Foreign) - boolInt(b.Foreign) })
+	return imgs, nil
+}
+
+// admitNew asks about the signatures and the keys of an image that is to come.
+func (s *Store) admitNew(ctx context.Context, m *manifest, in installation, policy string) (err error) {
+	m.approved = &approval{Policy: policy, At: time.Now().UTC()}
+	if m.approved.Signatures, err = s.judgeSignatures(ctx, in.asked(), in.top, m.desc, m.raw, in.pieces); err != nil {
+		return err
+	}
+	if m.keys, m.approved.Keys, err = s.unwrapKeys(ctx, m.layers); err != nil {
+		return err
+	}
+	if m.approved.none() {
+		m.approved = nil
+	}
+	return nil
+}
+
+// commitAny is commit again for as long as the image is removed meanwhile.
+func (s *Store) commitAny(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
+	for {
+		img, landing, err := s.commit(ctx, m, in)
+		if !errors.Is(err, errGone) {
+			return img, landing, err
 		}
 	}
 }
@@ -170,13 +213,13 @@ func (s *Store) ensureLayers(ctx context.Context, src fetcher, m *manifest) ([]d
 	var used []digest.Digest
 	missing := s.expect(src.progress, m)
 	g, gctx := errgroup.WithContext(ctx)
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		g.Go(func() error {
 			made := false
 			info, err := s.layers.ensure(gctx, id, m.layers[i].Size, func(ctx context.Context) (*layerInfo, error) {
 				made = true
 				defer src.progress.built(time.Now())
-				return s.buildLayer(ctx, src, m.layers[i], id, m.keys[i])
+				return s.buildLayer(ctx, src, m.job(i))
 			})
 			if err != nil {
 				return err
@@ -211,7 +254,7 @@ func (s *Store) expect(p *progress, m *manifest) map[int]bool {
 	missing := map[int]bool{}
 	seen := map[digest.Digest]bool{}
 	var bytes int64
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		if !seen[id] && s.layers.get(id) == nil {
 			missing[i] = true
 			bytes += m.layers[i].Size
@@ -225,7 +268,7 @@ func (s *Store) expect(p *progress, m *manifest) map[int]bool {
 // checkSpace refuses what cannot fit even if nothing was compressed, before it fills the disk.
 func (s *Store) checkSpace(m *manifest) error {
 	var need uint64
-	for i, id := range m.config.RootFS.DiffIDs {
+	for i, id := range m.ids {
 		if s.layers.get(id) == nil {
 			need += uint64(m.layers[i].Size)
 		}
@@ -242,25 +285,37 @@ func (s *Store) checkSpace(m *manifest) error {
 func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
 	staged, err := s.stage(ctx, m)
 	if err != nil {
-		return nil, nil, fmt.Errorf("commit image %s: %w", m.configID, err)
+		return nil, nil, fmt.Errorf("commit image %s: %w", m.id, err)
 	}
 	defer staged.drop()
 	s.change.Lock()
 	defer s.change.Unlock()
 	now := time.Now().UTC()
-	old := s.record(m.configID)
+	old := s.record(m.id)
 	var r *record
 	if old != nil {
+		// What is an image's configuration can be made to be an artifact's manifest as well.
+		if (old.Kind == kindArtifact) != m.artifact {
+			return nil, nil, fmt.Errorf("commit image %s: it is both an image and an artifact: %w", m.id, ErrInvalid)
+		}
 		r = old.clone()
 		r.Removed = false
 	} else {
-		r = &record{Version: recordVersion, ID: m.configID, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs,
-			Boot: s.boot, landing: new(int)}
+		r = &record{Version: recordVersion, ID: m.id, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs, Files: staged.files,
+			Boot: s.boot, landing: new(int), ids: m.ids, parts: m.parts}
+		if m.artifact {
+			r.Kind, r.artifactType = kindArtifact, m.artifactType
+		}
 	}
-	r.Manifest, r.ManifestRaw, r.PulledAt = m.desc, m.raw, now
+	desc := m.desc
+	if desc.Platform == nil && desc.Digest == r.Manifest.Digest {
+		desc.Platform = r.Manifest.Platform // which an index said
+	}
+	r.Manifest, r.ManifestRaw, r.PulledAt = desc, m.raw, now
+	r.platform = formatPlatform(platformOf(r.Manifest, r.config))
 	r.Pinned = r.Pinned || in.pin
-	r.Approved, r.Encrypted = in.approved, m.encrypted()
-	r.add(now, in.names...)
+	r.Approved, r.Encrypted = m.approved, m.encrypted()
+	r.add(now, in.group, in.names...)
 	if old != nil {
 		err = writeRecord(s.imageDir(r.ID), r)
 	} else {
@@ -278,13 +333,17 @@ func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Imag
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.views[r.ID], landing, nil
+	v := s.views[r.ID]
+	if shown := s.shown(r, v); shown != nil {
+		v = shown
+	}
+	return v, landing, nil
 }
 
 // staged is an image directory that is not in place yet.
 type staged struct {
-	dir   string
-	attrs bool
+	dir          string
+	attrs, files bool
 }
 
 func (s *staged) drop() {
@@ -295,35 +354,40 @@ func (s *staged) drop() {
 
 // stage prepares the directory of an image. No lock is held: this can take as long as the disk is slow.
 func (s *Store) stage(ctx context.Context, m *manifest) (st *staged, err error) {
-	ids := m.config.RootFS.DiffIDs
-	if s.record(m.configID) != nil {
+	if s.record(m.id) != nil {
 		return &staged{}, nil
 	}
 	st = &staged{}
 	if st.dir, err = os.MkdirTemp(s.path("ingest"), "image-"); err != nil {
 		return nil, err
 	}
-	if st.attrs, err = s.writeAttrs(ctx, st.dir, ids); err != nil {
+	if st.attrs, err = s.writeAttrs(ctx, st.dir, s.trees(m.ids)); err == nil {
+		st.files, err = s.linkFiles(st.dir, m.parts)
+	}
+	if err != nil {
 		st.drop()
 		return nil, err
 	}
 	return st, nil
 }
 
-// losers returns changed copies of the images that lose a tag to r.
+// losers returns changed copies of the images that lose a name to r: all but its other platforms.
 func (s *Store) losers(r *record) []*record {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	byID := map[digest.Digest]*record{}
 	for _, n := range r.Names {
-		id, ok := s.names[n.Ref]
-		if !ok || id == r.ID {
-			continue
+		for _, id := range s.claims[n.Ref] {
+			o := s.images[id]
+			on, ok := o.claim(n.Ref)
+			if !ok || id == r.ID || beside(o, r, on, n) {
+				continue
+			}
+			if byID[id] == nil {
+				byID[id] = o.clone()
+			}
+			byID[id].drop(n.Ref)
 		}
-		if byID[id] == nil {
-			byID[id] = s.images[id].clone()
-		}
-		byID[id].drop(n.Ref)
 	}
 	var all []*record
 	for _, l := range byID {
@@ -370,7 +434,7 @@ type pullCall struct {
 	waiters int
 	cancel  context.CancelCauseFunc
 	done    chan struct{}
-	img     *Image
+	imgs    []*Image
 	err     error
 }
 
@@ -379,7 +443,7 @@ var ErrAbandoned = errors.New("every client has given up")
 
 // do runs f, or waits for the call with that key that already runs it. f's context is that of base, cancelled when
 // nobody waits any more.
-func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Context) (*Image, error)) (*Image, error) {
+func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Context) ([]*Image, error)) ([]*Image, error) {
 	if err := context.Cause(base); err != nil {
 		return nil, err
 	}
@@ -391,7 +455,7 @@ func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Con
 		fctx, c.cancel = context.WithCancelCause(base)
 		g.m[key] = c
 		g.work.Go(func() {
-			c.img, c.err = f(fctx)
+			c.imgs, c.err = f(fctx)
 			g.mu.Lock()
 			if g.m[key] == c {
 				delete(g.m, key)
@@ -405,7 +469,7 @@ func (g *pullGroup) do(ctx, base context.Context, key string, f func(context.Con
 	g.mu.Unlock()
 	select {
 	case <-c.done:
-		return c.img, c.err
+		return c.imgs, c.err
 	case <-ctx.Done():
 	}
 	g.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -45,7 +46,7 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	for _, r := range found {
 		if r.Boot == "" {
-			s.layers.setSynced(r.diffIDs())
+			s.layers.setSynced(r.layerIDs())
 		}
 	}
 	for _, r := range found {
@@ -103,11 +104,13 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	if err == nil {
 		err = json.Unmarshal(b, info)
 	}
-	if err == nil && (info.Version != layerVersion || info.DiffID != id) {
-		err = fmt.Errorf("layer.json is version %d of %s: %w", info.Version, info.DiffID, ErrInvalid)
+	if err == nil && (info.Version != layerVersion || info.id() != id) {
+		err = fmt.Errorf("layer.json is version %d of %s: %w", info.Version, info.id(), ErrInvalid)
 	}
-	if err == nil {
-		_, err = os.Lstat(filepath.Join(dir, "fs"))
+	for _, name := range info.content() {
+		if err == nil {
+			_, err = os.Lstat(filepath.Join(dir, name))
+		}
 	}
 	if err == nil && info.Marks != nil && !s.copies {
 		err = s.settleMarks(dir, info)
@@ -133,46 +136,45 @@ func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, l := range r.diffIDs() {
+	for _, l := range r.layerIDs() {
 		if s.layers.m[l] == nil {
 			return nil, fmt.Errorf("layer %s is missing: %w", l, ErrInvalid)
 		}
 	}
-	if r.Attrs {
-		if _, err := os.Lstat(filepath.Join(dir, "attrs")); err != nil {
+	for name, want := range map[string]bool{"attrs": r.Attrs, "files": r.Files} {
+		if !want {
+			continue
+		}
+		if _, err := os.Lstat(filepath.Join(dir, name)); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-// settleNames leaves each name with the image that claimed it last: a crash between the two writes of a moving tag
-// leaves it with both.
+// settleNames leaves each name with the image that claimed it last, and its other platforms: a crash between the two writes
+// of a moving tag leaves it with both.
 func (s *Store) settleNames(all []*record) error {
-	last := map[string]*record{}
-	at := func(r *record, ref string) int64 {
+	claims := map[string][]*record{}
+	for _, r := range all {
 		for _, n := range r.Names {
-			if n.Ref == ref {
-				return n.At.UnixNano()
+			if !n.isDigest() {
+				claims[n.Ref] = append(claims[n.Ref], r)
 			}
 		}
-		return 0
 	}
 	var errs []error
-	for _, r := range all {
-		for _, n := range append([]name(nil), r.Names...) {
-			if n.isDigest() {
-				continue
-			}
-			loser := last[n.Ref]
-			if loser != nil && at(loser, n.Ref) > at(r, n.Ref) {
-				loser = r
-			} else {
-				last[n.Ref] = r
-			}
-			if loser != nil {
-				loser.drop(n.Ref)
-				errs = append(errs, writeRecord(s.imageDir(loser.ID), loser))
+	for ref, claimed := range claims {
+		slices.SortStableFunc(claimed, func(a, b *record) int {
+			an, _ := a.claim(ref)
+			bn, _ := b.claim(ref)
+			return bn.At.Compare(an.At)
+		})
+		last, _ := claimed[0].claim(ref)
+		for _, r := range claimed[1:] {
+			if n, _ := r.claim(ref); !beside(r, claimed[0], n, last) {
+				r.drop(ref)
+				errs = append(errs, writeRecord(s.imageDir(r.ID), r))
 			}
 		}
 	}

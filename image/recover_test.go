@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
 )
@@ -43,7 +44,7 @@ func pullForever(root string, refs []string) {
 	s.partialMinSize, s.partialWorth = 1, 0 // everything is put aside
 	for {
 		for _, ref := range refs {
-			if _, err := s.Pull(background(), ref, nil, PullOptions{}); err != nil {
+			if _, err := s.Pull(background(), ref, nil, PullOptions{AllPlatforms: strings.Contains(ref, "/multi:")}); err != nil {
 				fmt.Fprintln(os.Stderr, err)
 				os.Exit(1)
 			}
@@ -69,6 +70,12 @@ func TestKillAndReopen(t *testing.T) {
 			registry.Files(map[string]string{"own": incompressible(300<<10, byte(i)), "d/x": ""})}})
 		refs = append(refs, fmt.Sprintf("%s/app:v%d", r.Host(), i))
 	}
+	gz := registry.Files(map[string]string{"unpacked/f": incompressible(200<<10, 7)})
+	gz.Compression = registry.Gzip
+	addArtifact(t, r, "thing", "v1", text("d/f", incompressible(400<<10, 8)), text("g", "g"), registry.Blob{Body: string(gz.Blob()), MediaType: ocispec.MediaTypeImageLayerGzip})
+	multi := r.Host() + "/multi:v1"
+	addPlatforms(t, r, "multi", "v1", incompressible(200<<10, 5), here(), riscv, power)
+	refs = append(refs, r.Host()+"/thing:v1", multi)
 	root := t.TempDir()
 	var seen int
 	window := 250 * time.Millisecond
@@ -98,10 +105,17 @@ func TestKillAndReopen(t *testing.T) {
 		if left := names(t, filepath.Join(root, "ingest")); len(left) > 0 {
 			t.Errorf("left in ingest: %v", left)
 		}
-		for _, img := range s.List() {
+		every, err := s.ListAll(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, img := range every {
 			seen++
 			if err := s.Export(t.Context(), io.Discard, []string{img.ID}, ExportOptions{}); err != nil {
 				t.Errorf("image %s is not whole: %v", img.RepoTags, err)
+			}
+			if img.Artifact != nil && len(volume(t, s, img.ID)) != 3 {
+				t.Errorf("artifact %s is not whole", img.RepoTags)
 			}
 		}
 		if err := s.Close(); err != nil {
@@ -118,6 +132,8 @@ func TestKillAndReopen(t *testing.T) {
 	for _, ref := range refs {
 		mustPull(t, s, ref)
 	}
+	pullPlatforms(t, s, multi, PullOptions{AllPlatforms: true})
+	wantPlatforms(t, s, multi, here(), power, riscv)
 	sameImages(t, s, openStore(t, t.TempDir()), refs)
 	t.Logf("killed %d times, %d images were whole", rounds, seen)
 	for _, ref := range refs {
@@ -285,7 +301,7 @@ func TestTagMoves(t *testing.T) {
 	s.mu.RLock()
 	r1 := s.images[old.ID].clone()
 	s.mu.RUnlock()
-	r1.add(time.Now().Add(-time.Hour), ref)
+	r1.add(time.Now().Add(-time.Hour), old.Manifest.Digest, ref)
 	if err := errors.Join(s.Close(), writeRecord(s.imageDir(old.ID), r1)); err != nil { // settled, so nobody else writes it
 		t.Fatal(err)
 	}
@@ -486,9 +502,16 @@ func FuzzRecord(f *testing.F) {
 	config := []byte(`{"rootfs":{"diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`)
 	id := digest.FromBytes(config)
 	f.Add(mustJSON(f, record{Version: recordVersion, ID: id, ConfigRaw: config}))
+	empty := ocispec.DescriptorEmptyJSON
+	manifest := mustJSON(f, ocispec.Manifest{Config: empty, Layers: []ocispec.Descriptor{empty, {Digest: id, Annotations: map[string]string{ocispec.AnnotationTitle: "x"}}}})
+	artifact := digest.FromBytes(manifest)
+	f.Add(mustJSON(f, record{Version: recordVersion, Kind: kindArtifact, ID: artifact, Manifest: ocispec.Descriptor{Digest: artifact}, ManifestRaw: manifest, ConfigRaw: empty.Data}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if r, err := parseRecord(b, id); err == nil && !bytes.Equal(r.ConfigRaw, config) {
 			t.Errorf("parseRecord took another configuration: %s", r.ConfigRaw)
+		}
+		if r, err := parseRecord(b, artifact); err == nil && (!bytes.Equal(r.ManifestRaw, manifest) || !bytes.Equal(r.ConfigRaw, empty.Data) || len(r.parts) != 1) {
+			t.Errorf("parseRecord took another manifest: %s", r.ManifestRaw)
 		}
 	})
 }

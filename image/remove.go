@@ -14,31 +14,61 @@ import (
 // Remove removes an image. Given an ID (or a prefix), it and all its names go. Given a tag, that name goes, and the
 // image with it when it was the last tag; given a digest, the names of that repository go, and the image with them
 // when no others are left. What is not there is no error. The layers stay while a container holds the image, or
-// another image has them.
+// another image has them. What has the names for other platforms goes with the image; one of those by its ID goes alone.
 func (s *Store) Remove(ctx context.Context, refOrID string) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	id, err := s.find(refOrID)
+	_, err := s.find(refOrID)
 	if errors.Is(err, ErrNotFound) {
 		return nil
+	}
+	var all []*record
+	if err == nil {
+		all, err = s.group(refOrID)
 	}
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
 	}
-	r := s.record(id).clone()
-	if s.untag(r, refOrID) {
-		if err := writeRecord(s.imageDir(id), r); err != nil {
-			return fmt.Errorf("remove image %s: %w", refOrID, err)
+	going := s.meaning(all[0])
+	// The image itself last, so that an interruption leaves the names with what they mean.
+	var errs []error
+	for _, r := range slices.Backward(all) {
+		r = r.clone()
+		stays := s.untag(r, refOrID)
+		if !stays && r.ID != all[0].ID {
+			stays = r.without(going)
 		}
-		s.publish(r)
-		return nil
+		errs = append(errs, s.removeOrKeep(r, stays))
 	}
-	if err := s.removeRecord(r); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove image %s: %w", refOrID, err)
 	}
+	return nil
+}
+
+// without takes names away, and tells whether the image stays: under a tag if it had one of those, else under a digest.
+func (r *record) without(names map[string]bool) bool {
+	isTag := func(n name) bool { return !n.isDigest() }
+	tagged := slices.ContainsFunc(r.Names, isTag)
+	r.Names = slices.DeleteFunc(r.Names, func(n name) bool { return names[n.Ref] })
+	if tagged {
+		return slices.ContainsFunc(r.Names, isTag)
+	}
+	return len(r.Names) > 0
+}
+
+// removeOrKeep writes what has lost names, or removes it. The caller holds change.
+func (s *Store) removeOrKeep(r *record, stays bool) error {
+	if !stays {
+		return s.removeRecord(r)
+	}
+	if err := writeRecord(s.imageDir(r.ID), r); err != nil {
+		return err
+	}
+	s.publish(r)
 	return nil
 }
 
@@ -80,7 +110,7 @@ func (s *Store) removeRecord(r *record) error {
 		return err
 	}
 	return errors.Join(s.collectBlobsOf(r),
-		s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.diffIDs(), id) }))
+		s.collectLayers(func(id digest.Digest, _ *layerInfo) bool { return slices.Contains(r.layerIDs(), id) }))
 }
 
 // held tells whether a container holds the image. The caller holds mu.
@@ -215,7 +245,7 @@ func (s *Store) collectLayers(want func(digest.Digest, *layerInfo) bool) error {
 	needed := map[digest.Digest]bool{}
 	s.mu.RLock()
 	for _, r := range s.images {
-		for _, id := range r.diffIDs() {
+		for _, id := range r.layerIDs() {
 			needed[id] = true
 		}
 	}

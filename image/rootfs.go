@@ -51,6 +51,9 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 	if r == nil {
 		return nil, ErrNotFound
 	}
+	if r.Kind == kindArtifact && !o.Readonly {
+		return nil, r.noRootfs()
+	}
 	if s.copies && !o.Readonly {
 		return s.nativeRootfs(ctx, r, dir, o)
 	}
@@ -72,11 +75,14 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 // as it should be.
 func (s *Store) lowerDirs(r *record, o RootfsOptions) (lower []*os.File, plain bool, err error) {
 	var paths []string
+	if r.Files {
+		paths = append(paths, filepath.Join(s.imageDir(r.ID), "files"))
+	}
 	if r.Attrs {
 		paths = append(paths, filepath.Join(s.imageDir(r.ID), "attrs"))
 	}
 	plain = true
-	for _, id := range overlayOrder(r.diffIDs(), s.layers.get) {
+	for _, id := range overlayOrder(s.trees(r.layerIDs()), s.layers.get) {
 		info := s.layers.get(id)
 		if info == nil {
 			return lower, false, fmt.Errorf("layer %s: %w", id, ErrNotFound)

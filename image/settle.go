@@ -57,7 +57,7 @@ func (s *Store) settle(id digest.Digest, landing *int, synced error) error {
 	if err := writeRecord(s.imageDir(id), r); err != nil {
 		return err
 	}
-	s.layers.setSynced(r.diffIDs())
+	s.layers.setSynced(r.layerIDs())
 	s.publish(r)
 	return nil
 }

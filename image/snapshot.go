@@ -196,12 +196,17 @@ func (s *Store) copyLayers(r *record, writable bool) (_ []copyLayer, err error) 
 		all = append(all, newCopyLayer(f, info.Marks))
 		return nil
 	}
+	if r.Files {
+		if err := add(filepath.Join(s.imageDir(r.ID), "files"), nil); err != nil {
+			return all, err
+		}
+	}
 	if r.Attrs {
 		if err := add(filepath.Join(s.imageDir(r.ID), "attrs"), nil); err != nil {
 			return all, err
 		}
 	}
-	for _, id := range overlayOrder(r.diffIDs(), s.layers.get) {
+	for _, id := range overlayOrder(s.trees(r.layerIDs()), s.layers.get) {
 		info := s.layers.get(id)
 		if info == nil {
 			return all, fmt.Errorf("layer %s: %w", id, ErrNotFound)

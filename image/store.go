@@ -5,9 +5,10 @@
 //
 //	layers/ALGO/HEX/     a verified layer, by diff ID: fs/ (the tree, with overlayfs's whiteouts), layer.json,
 //	                     frame (what the tar stream had besides file contents, for export), and replaced/ (contents
-//	                     that a later entry replaced) if there are any
-//	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), and view-BOOT/, a copy
-//	                     to be mounted read-only, where overlay cannot be used (see snapshot.go)
+//	                     that a later entry replaced) if there are any. Of an artifact: file instead of these, or
+//	                     these and blob, the layer as it came (see artifact.go)
+//	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), files/ of an artifact,
+//	                     and view-BOOT/, a copy to be mounted read-only, where overlay cannot be used (see snapshot.go)
 //	ingest/              what is not verified; emptied at start
 //	partial/ALGO/HEX     the beginning of a blob whose slow download was interrupted
 //	blobs/ALGO/HEX       compressed blobs, if they are kept (Config.KeepBlobs)
@@ -59,8 +60,9 @@ type Store struct {
 	change sync.Mutex
 	mu     sync.RWMutex // of what follows; held over memory only
 	images map[digest.Digest]*record
-	views  map[digest.Digest]*Image // of those images that are not removed
-	names  map[string]digest.Digest
+	views  map[digest.Digest]*Image              // of those images that are not removed
+	names  map[string]digest.Digest              // what they mean
+	claims map[string][]digest.Digest            // who has them (platforms.go)
 	holds  map[string]map[digest.Digest]struct{} // by owner
 	broken []Problem
 	// viewUse is what the read-only copies of images take (Snapshotter).
@@ -99,7 +101,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		cfg: cfg, log: cfg.Log,
 		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{free: cfg.MaxConcurrentDownloads}},
 		pulls:  pullGroup{m: map[string]*pullCall{}},
-		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{},
+		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{}, claims: map[string][]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
 		progress: map[*progress]struct{}{},
 		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
@@ -179,13 +181,15 @@ func (s *Store) Problems() []Problem {
 	return slices.Clone(s.broken)
 }
 
-// List returns the images, by ID.
+// List returns the images, by ID; those that are another platform's of one of them are not listed by themselves.
 func (s *Store) List() []*Image {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	all := make([]*Image, 0, len(s.views))
-	for _, v := range s.views {
-		all = append(all, v)
+	for id, v := range s.views {
+		if v := s.shown(s.images[id], v); v != nil {
+			all = append(all, v)
+		}
 	}
 	slices.SortFunc(all, func(a, b *Image) int { return strings.Compare(a.ID, b.ID) })
 	return all
@@ -201,6 +205,9 @@ func (s *Store) Get(refOrID string) (*Image, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if v := s.views[id]; v != nil {
+		if shown := s.shown(s.images[id], v); shown != nil {
+			return shown, nil
+		}
 		return v, nil
 	}
 	return nil, fmt.Errorf("%w: %.300q", ErrNotFound, refOrID)
@@ -256,7 +263,8 @@ func (s *Store) publish(r *record) {
 	v := s.view(r)
 	s.views[r.ID] = v
 	for _, n := range r.Names {
-		s.names[n.Ref] = r.ID
+		s.claims[n.Ref] = append(s.claims[n.Ref], r.ID)
+		s.elect(n.Ref)
 	}
 }
 
@@ -269,24 +277,25 @@ func (s *Store) record(id digest.Digest) *record {
 
 // unpublish forgets an image. The caller holds mu.
 func (s *Store) unpublish(id digest.Digest) {
-	if r := s.images[id]; r != nil {
-		for _, n := range r.Names {
-			if s.names[n.Ref] == id {
-				delete(s.names, n.Ref)
-			}
-		}
-	}
+	r := s.images[id]
 	delete(s.images, id)
 	delete(s.views, id)
+	if r == nil {
+		return
+	}
+	for _, n := range r.Names {
+		s.claims[n.Ref] = slices.DeleteFunc(s.claims[n.Ref], func(c digest.Digest) bool { return c == id })
+		s.elect(n.Ref)
+	}
 }
 
 func (s *Store) view(r *record) *Image {
 	v := &Image{
-		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.diffIDs(),
-		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)), Pinned: r.Pinned,
+		ID: r.ID.String(), Config: r.config, ManifestDigest: r.Manifest.Digest, Layers: r.config.RootFS.DiffIDs, Artifact: s.artifactOf(r),
+		PulledAt: r.PulledAt, Size: int64(len(r.ConfigRaw)), Pinned: r.Pinned, Platform: r.platform, Foreign: s.foreign(r),
 	}
 	seen := map[digest.Digest]bool{}
-	for _, id := range v.Layers {
+	for _, id := range r.layerIDs() {
 		if info := s.layers.get(id); info != nil && !seen[id] {
 			v.Size += info.Size
 			seen[id] = true

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/distribution/reference"
+	"github.com/opencontainers/go-digest"
 )
 
 // Tag gives the image that refOrID names another name, and returns the name as it is normalised. Unless force is
@@ -24,28 +25,47 @@ func (s *Store) Tag(ctx context.Context, refOrID, name string, force bool) (stri
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	id, err := s.find(refOrID)
+	if _, err := s.find(refOrID); err != nil {
+		return "", fmt.Errorf("tag image: %w", err)
+	}
+	all, err := s.group(refOrID)
 	if err != nil {
 		return "", fmt.Errorf("tag image: %w", err)
 	}
 	s.mu.RLock()
 	owner, taken := s.names[n.String()]
-	r := s.images[id].clone()
 	s.mu.RUnlock()
-	if taken && owner == id {
-		return n.String(), nil
-	}
-	if taken && !force {
+	if taken && owner != all[0].ID && !force {
 		return "", fmt.Errorf("tag image %s: %s is image %s: %w", refOrID, n, owner, ErrExists)
 	}
-	r.add(time.Now().UTC(), n.String())
-	if err := writeRecord(s.imageDir(id), r); err != nil {
-		return "", fmt.Errorf("tag image %s: %w", refOrID, err)
+	if taken && owner == all[0].ID && !slices.ContainsFunc(all, func(r *record) bool { _, ok := r.claim(n.String()); return !ok }) {
+		return n.String(), nil
 	}
-	if err := s.publishOver(r); err != nil {
-		return "", fmt.Errorf("tag image %s: %w", refOrID, err)
+	now, top := time.Now().UTC(), all[0].leadsTo(refOrID)
+	for _, r := range all {
+		r = r.clone()
+		r.add(now, top, n.String())
+		if err := writeRecord(s.imageDir(r.ID), r); err != nil {
+			return "", fmt.Errorf("tag image %s: %w", refOrID, err)
+		}
+		if err := s.publishOver(r); err != nil {
+			return "", fmt.Errorf("tag image %s: %w", refOrID, err)
+		}
 	}
 	return n.String(), nil
+}
+
+// leadsTo is the digest that a name of the image leads to; of an ID, that of a name that it has.
+func (r *record) leadsTo(refOrID string) digest.Digest {
+	if n, err := parseReference(refOrID); err == nil {
+		if c, ok := r.claim(n.String()); ok {
+			return r.topOf(c)
+		}
+	}
+	if len(r.Names) > 0 {
+		return r.topOf(r.Names[0])
+	}
+	return r.Manifest.Digest
 }
 
 // publishOver makes r visible, and takes its names from the images that had them, on disk too. The caller holds change.
@@ -61,7 +81,7 @@ func (s *Store) publishOver(r *record) error {
 	return nil
 }
 
-// Pin keeps the image, whatever its names, from being collected by the kubelet and by Free; or no longer does. Images
+// Pin keeps the image, all platforms of it, whatever its names, from being collected by the kubelet and by Free; or no longer does. Images
 // that Config.Pinned names are pinned in any case.
 func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 	if err := context.Cause(ctx); err != nil {
@@ -69,25 +89,34 @@ func (s *Store) Pin(ctx context.Context, refOrID string, pinned bool) error {
 	}
 	s.change.Lock()
 	defer s.change.Unlock()
-	id, err := s.find(refOrID)
-	if err != nil && pinned {
-		return fmt.Errorf("pin image: %w", err)
+	verb := "unpin"
+	if pinned {
+		verb = "pin"
+	}
+	_, err := s.find(refOrID)
+	var all []*record
+	if err == nil {
+		all, err = s.group(refOrID)
 	}
 	if err != nil {
-		return fmt.Errorf("unpin image: %w", err)
+		return fmt.Errorf("%s image: %w", verb, err)
 	}
-	r := s.record(id).clone()
-	if names := s.pinnedNames(r); !pinned && len(names) > 0 {
-		return fmt.Errorf("unpin image %s: the configuration pins %s: %w", refOrID, names[0], ErrExists)
+	for _, r := range all {
+		if names := s.pinnedNames(r); !pinned && len(names) > 0 {
+			return fmt.Errorf("unpin image %s: the configuration pins %s: %w", refOrID, names[0], ErrExists)
+		}
 	}
-	if r.Pinned == pinned {
-		return nil
+	for _, r := range all {
+		if r.Pinned == pinned {
+			continue
+		}
+		r = r.clone()
+		r.Pinned = pinned
+		if err := writeRecord(s.imageDir(r.ID), r); err != nil {
+			return fmt.Errorf("%s image %s: %w", verb, refOrID, err)
+		}
+		s.publish(r)
 	}
-	r.Pinned = pinned
-	if err := writeRecord(s.imageDir(id), r); err != nil {
-		return fmt.Errorf("pin image %s: %w", refOrID, err)
-	}
-	s.publish(r)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -65,7 +66,7 @@ func (s *Store) Verify(ctx context.Context, o VerifyOptions) (*VerifyReport, err
 		if info == nil {
 			continue // gone meanwhile
 		}
-		err := s.verifyLayer(ctx, id)
+		err := s.verifyLayer(ctx, id, info, images)
 		if ctx.Err() != nil {
 			s.layers.unuse([]digest.Digest{id})
 			return nil, fmt.Errorf("verify: %w", context.Cause(ctx))
@@ -96,22 +97,20 @@ func (s *Store) layerUsers(refs []string) (map[digest.Digest][]*record, error) {
 		}
 	}
 	for _, ref := range refs {
-		d, err := s.findHeld(ref)
+		all, err := s.group(ref)
 		if err != nil {
 			return nil, err
 		}
-		s.mu.RLock()
-		if r := s.images[d]; r != nil {
-			for _, id := range r.diffIDs() {
+		for _, r := range all {
+			for _, id := range r.layerIDs() {
 				users[id] = nil
 			}
 		}
-		s.mu.RUnlock()
 	}
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for _, r := range s.images {
-		for _, id := range r.diffIDs() {
+		for _, id := range r.layerIDs() {
 			if have, ok := users[id]; ok && !slices.Contains(have, r) {
 				users[id] = append(have, r)
 			}
@@ -120,17 +119,52 @@ func (s *Store) layerUsers(refs []string) (map[digest.Digest][]*record, error) {
 	return users, nil
 }
 
-func (s *Store) verifyLayer(ctx context.Context, id digest.Digest) error {
+func (s *Store) verifyLayer(ctx context.Context, id digest.Digest, info *layerInfo, images []*record) error {
+	p := info.Part
+	if p == nil {
+		return s.verifyTree(ctx, id, id)
+	}
+	if p.Kept {
+		if err := verifyFile(ctx, filepath.Join(s.layerDir(id), "blob"), p.Blob); err != nil {
+			return err
+		}
+	}
+	if !p.File {
+		return s.verifyTree(ctx, id, info.DiffID)
+	}
+	if err := verifyFile(ctx, filepath.Join(s.layerDir(id), "file"), info.DiffID); err != nil {
+		return err
+	}
+	return s.checkLinks(id, images)
+}
+
+func verifyFile(ctx context.Context, path string, want digest.Digest) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	d := want.Algorithm().Digester()
+	if _, err := io.Copy(d.Hash(), contextReader{ctx, f}); err != nil {
+		return err
+	}
+	if got := d.Digest(); got != want {
+		return fmt.Errorf("%s has digest %s, not %s: %w", filepath.Base(path), got, want, ErrDigest)
+	}
+	return nil
+}
+
+func (s *Store) verifyTree(ctx context.Context, id, want digest.Digest) error {
 	l, err := s.openLayer(id)
 	if err != nil {
 		return err
 	}
 	defer l.close()
-	d := id.Algorithm().Digester()
+	d := want.Algorithm().Digester()
 	if err := layer.Verify(ctx, d.Hash(), l.frame, l.root, l.replaced); err != nil {
 		return err
 	}
-	if got := d.Digest(); got != id {
+	if got := d.Digest(); got != want {
 		return fmt.Errorf("put together again it has digest %s: %w", got, ErrDigest)
 	}
 	return nil
@@ -157,7 +191,7 @@ func (s *Store) damage(ctx context.Context, id digest.Digest, images []*record, 
 	}
 	err := s.repairLayer(ctx, id, images)
 	if err == nil {
-		err = s.setViewsAside(images, id)
+		err = errors.Join(s.linkAgain(images, id), s.setViewsAside(images, id))
 	}
 	if d.Repaired = err == nil; !d.Repaired {
 		d.Error = err.Error()
@@ -187,12 +221,12 @@ func (s *Store) repairLayer(ctx context.Context, id digest.Digest, images []*rec
 	}
 	var t tried
 	for _, r := range images {
-		desc, ok := s.blobOf(r, id)
+		j, ok := s.jobOf(r, id)
 		if !ok {
 			continue
 		}
 		for _, named := range repositories(r) {
-			err := s.refetch(ctx, named, desc, id)
+			err := s.refetch(ctx, named, j)
 			if err == nil || ctx.Err() != nil {
 				return err
 			}
@@ -222,14 +256,17 @@ func (s *Store) dropLayer(id digest.Digest) error {
 	return nil
 }
 
-// blobOf finds the layer's blob in the image's manifest.
-func (s *Store) blobOf(r *record, id digest.Digest) (ocispec.Descriptor, bool) {
-	_, m, err := parseManifest(r.ManifestRaw, r.Manifest.MediaType, *s.cfg.Platform)
-	i := slices.Index(r.diffIDs(), id)
-	if err != nil || m == nil || i < 0 || i >= len(m.layers) {
-		return ocispec.Descriptor{}, false
+// jobOf finds the layer's blob in the image's manifest.
+func (s *Store) jobOf(r *record, id digest.Digest) (layerJob, bool) {
+	if p := r.partOf(id); p != nil {
+		return layerJob{desc: p.desc, id: id, part: p}, true
 	}
-	return m.layers[i], true
+	_, m, err := parseManifest(r.ManifestRaw, r.Manifest.MediaType, *s.cfg.Platform)
+	i := slices.Index(r.layerIDs(), id)
+	if err != nil || m == nil || i < 0 || i >= len(m.layers) {
+		return layerJob{}, false
+	}
+	return layerJob{desc: m.layers[i], id: id}, true
 }
 
 // repositories are those that the image's names are in.
@@ -247,35 +284,45 @@ func repositories(r *record) []reference.Named {
 	return all
 }
 
-func (s *Store) refetch(ctx context.Context, named reference.Named, desc ocispec.Descriptor, id digest.Digest) error {
+func (s *Store) refetch(ctx context.Context, named reference.Named, j layerJob) error {
 	reg, err := s.openRegistry(ctx, named, nil)
 	if err != nil {
 		return err
 	}
 	defer reg.close()
-	if err := s.layers.gate.enter(ctx, desc.Size); err != nil {
+	if err := s.layers.gate.enter(ctx, j.desc.Size); err != nil {
 		return err
 	}
 	defer s.layers.gate.leave()
-	keys, _, err := s.unwrapKeys(ctx, []ocispec.Descriptor{desc})
+	keys, _, err := s.unwrapKeys(ctx, []ocispec.Descriptor{j.desc})
 	if err != nil {
 		return err
 	}
-	info, err := s.buildLayer(ctx, fetcher{source: reg, stall: s.cfg.ProgressTimeout}, desc, id, keys[0])
+	j.key = keys[0]
+	info, err := s.buildLayer(ctx, fetcher{source: reg, stall: s.cfg.ProgressTimeout}, j)
 	if err != nil {
 		return err
 	}
-	s.layers.replaced(id, info)
+	s.layers.replaced(j.id, info)
 	return nil
 }
 
 // replaceLayer puts what is complete at tmp in the place of a damaged layer. What is there now may be mounted, so it is
 // not deleted yet. An image that has settled trusts its layers: the new one must have reached the disk before.
 func (s *Store) replaceLayer(tmp, dst string, id digest.Digest) error {
+	return s.exchange(tmp, dst, id)
+}
+
+// exchange puts tmp in the place of dst, which is put aside as something of a layer that was damaged.
+func (s *Store) exchange(tmp, dst string, id digest.Digest) error {
 	if err := sys.Syncfs(s.root); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
-	if err := sys.RenameExchange(tmp, dst); err != nil {
+	err := sys.RenameExchange(tmp, dst)
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.Join(os.Rename(tmp, dst), syncDir(filepath.Dir(dst)))
+	}
+	if err != nil {
 		return err
 	}
 	aside := s.path("damaged", fmt.Sprintf("%s-%s-%d", id.Algorithm(), id.Encoded(), time.Now().UnixNano()))
@@ -306,7 +353,7 @@ func (s *Store) layerHeld(id digest.Digest) bool {
 	defer s.mu.RUnlock()
 	for _, ids := range s.holds {
 		for image := range ids {
-			if r := s.images[image]; r != nil && slices.Contains(r.diffIDs(), id) {
+			if r := s.images[image]; r != nil && slices.Contains(r.layerIDs(), id) {
 				return true
 			}
 		}

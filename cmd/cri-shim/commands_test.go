@@ -114,8 +114,16 @@ func TestImageCommands(t *testing.T) {
 		stdin     string
 		want, err string
 	}{
-		{args: []string{"image", "ls", at}, want: "IMAGE            ID            SIZE\nexample.org/a:1  abababababab  4.3 MB\n"},
-		{args: []string{"image", "ls", at, "-q"}, want: "sha256:" + id + "\n"},
+		{args: []string{"image", "ls", at}, want: "IMAGE            ID            PLATFORM        SIZE\n" +
+			"example.org/a:1  abababababab  linux/amd64     4.3 MB\nexample.org/a:1  cdcdcdcdcdcd  linux/arm64/v8  4.2 MB\n<none>           efefefefefef  artifact        0.0 kB\n"},
+		{args: []string{"image", "ls", at, "-q"}, want: "sha256:" + id + "\nsha256:" + strings.Repeat("cd", 32) + "\nsha256:" + strings.Repeat("ef", 32) + "\n"},
+		{args: []string{"image", "inspect", at}, err: "name at least one image"},
+		{args: []string{"image", "pull", at, "--creds", "u:p", "--platform", "linux/arm64", "--platform", "linux/s390x", "x"}, want: "sha256:xupfalse linux/arm64+linux/s390x\n"},
+		{args: []string{"image", "pull", at, "--creds", "u:p", "--all-platforms", "x"}, want: "sha256:xuptrue -\n"},
+		{args: []string{"image", "pull", at, "--all-platforms", "--platform", "linux/arm64", "x"}, err: "want one of them"},
+		{args: []string{"image", "export", at, "--platform", "linux/arm64", "x"}, want: "{[linux/arm64] false}"},
+		{args: []string{"image", "export", at, "--all-platforms", "x"}, want: "{[] true}"},
+		{args: []string{"image", "export", at, "--all-platforms", "--platform", "linux/arm64", "x"}, err: "want one of them"},
 		{args: []string{"image", "pull", at, "--creds", "u:p", "x", "y"}, want: "sha256:xup\nsha256:yup\n"},
 		{args: []string{"image", "pull", at, "--creds", "u", "x"}, err: "want USER:PASSWORD"},
 		{args: []string{"image", "pull", at}, err: "name at least one image"},
@@ -211,6 +219,11 @@ func TestHelpAndCompletion(t *testing.T) {
 	for _, args := range []string{"", "image", "config"} {
 		if out, err := run(t, "", strings.Fields(args)...); err != nil || !strings.Contains(out, "COMMANDS:") {
 			t.Errorf("%q = %q, %v; want its help", args, out, err)
+		}
+	}
+	for _, command := range []string{"pull", "import", "export"} {
+		if out, err := run(t, "", "image", command, "--help"); err != nil || !strings.Contains(out, "--all-platforms") {
+			t.Errorf("image %s --help = %q, %v; want --all-platforms in it", command, out, err)
 		}
 	}
 	out, err = run(t, "", "image", "--generate-shell-completion")

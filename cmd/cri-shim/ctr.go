@@ -79,7 +79,7 @@ func ctrImages() *cli.Command {
 				ArgsUsage: "IMAGE...", Flags: []cli.Flag{ignoredBool("sync")}, Action: ctrDo(ctrRemove)},
 			{Name: "pull", Usage: "pull an image", ArgsUsage: "IMAGE", Flags: ctrPullFlags(), Action: ctrDo(ctrPull)},
 			{Name: "export", Usage: "write an archive of images", ArgsUsage: "FILE|- IMAGE...",
-				Flags: []cli.Flag{ignoredBool("all-platforms"), ignored("platform"), ignoredBool("local")}, Action: ctrDo(ctrExport)},
+				Flags: []cli.Flag{platformFlag("export"), allPlatformsFlag("export all platforms that are here"), ignoredBool("local")}, Action: ctrDo(ctrExport)},
 			{Name: "label", Usage: "pin an image with " + labelPinned + "=pinned, unpin it with an empty value", ArgsUsage: "IMAGE LABEL=VALUE...",
 				Flags: []cli.Flag{ignoredBool("replace-all")}, Action: ctrDo(ctrLabel)},
 		},
@@ -103,7 +103,7 @@ func ctrImportFlags() []cli.Flag {
 		&cli.StringFlag{Name: "base-name", Usage: "`REPOSITORY` of images without one"},
 		&cli.StringSliceFlag{Name: "label", Usage: labelPinned + "=pinned pins the images"},
 		&cli.StringFlag{Name: "platform", Usage: "`PLATFORM` to choose"},
-		ignoredBool("all-platforms"), ignoredBool("no-unpack"), ignoredBool("local"), ignoredBool("sync-fs"),
+		allPlatformsFlag("import all platforms that are in the archive"), ignoredBool("no-unpack"), ignoredBool("local"), ignoredBool("sync-fs"),
 		ignoredBool("compress-blobs"), ignoredBool("discard-unpacked-layers"), ignored("snapshotter"),
 	}
 }
@@ -111,7 +111,7 @@ func ctrImportFlags() []cli.Flag {
 func ctrPullFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "user", Aliases: []string{"u"}, Usage: "`USER:PASSWORD`"},
-		ignored("platform"), ignored("snapshotter"), ignored("label"), ignoredBool("all-platforms"), ignoredBool("local"),
+		platformFlag("pull"), allPlatformsFlag("pull all of the image's platforms"), ignored("snapshotter"), ignored("label"), ignoredBool("local"),
 		ignoredBool("no-unpack"), ignoredBool("all-metadata"), ignoredBool("metadata-only"),
 	}
 }
@@ -205,7 +205,7 @@ func ctrImport(ctx context.Context, c *ctrCall) error {
 }
 
 func (c *ctrCall) importOptions(now time.Time) (image.ImportOptions, error) {
-	o := image.ImportOptions{Digests: c.Bool("digests"), Repository: c.String("base-name"), SkipNamed: c.Bool("skip-digest-for-named")}
+	o := image.ImportOptions{Digests: c.Bool("digests"), AllPlatforms: c.Bool("all-platforms"), Repository: c.String("base-name"), SkipNamed: c.Bool("skip-digest-for-named")}
 	if o.Unnamed = o.Repository; o.Unnamed == "" {
 		o.Unnamed = "import-" + now.Format(time.DateOnly) // as ctr has it
 	}
@@ -255,6 +255,10 @@ func ctrPull(ctx context.Context, c *ctrCall) error {
 	if err != nil {
 		return err
 	}
+	names, all, err := platformsOf(c.Command)
+	if err != nil {
+		return err
+	}
 	req := &pb.PullImageRequest{Image: &pb.ImageSpec{Image: ref}}
 	if creds := c.String("user"); creds != "" {
 		user, password, ok := strings.Cut(creds, ":")
@@ -262,6 +266,17 @@ func ctrPull(ctx context.Context, c *ctrCall) error {
 			return errors.New("ctr images pull: --user: want USER:PASSWORD")
 		}
 		req.Auth = &pb.AuthConfig{Username: user, Password: password}
+	}
+	if all || len(names) > 0 {
+		var auth *image.Auth
+		if req.Auth != nil {
+			auth = &image.Auth{Username: req.Auth.Username, Password: req.Auth.Password}
+		}
+		imgs, err := c.admin.ImagePull(ctx, ref, auth, image.PullOptions{Platforms: names, AllPlatforms: all})
+		for _, img := range imgs {
+			fmt.Fprintf(c.out, "%s\t%s\t%s\n", ref, img.ID, platformText(img))
+		}
+		return err
 	}
 	resp, err := c.images.PullImage(ctx, req)
 	if err != nil {
@@ -276,7 +291,13 @@ func ctrExport(ctx context.Context, c *ctrCall) error {
 	if err != nil {
 		return err
 	}
-	export := func(w io.Writer) error { return c.admin.Export(ctx, w, args[1:]) }
+	names, all, err := platformsOf(c.Command)
+	if err != nil {
+		return err
+	}
+	export := func(w io.Writer) error {
+		return c.admin.Export(ctx, w, args[1:], image.ExportOptions{Platforms: names, AllPlatforms: all})
+	}
 	if args[0] == "-" {
 		return export(c.out)
 	}
@@ -368,13 +389,23 @@ func unquoted(s string) string {
 }
 
 func ctrList(ctx context.Context, c *ctrCall) error {
+	all, err := c.admin.ImageList(ctx)
+	if err != nil {
+		return err
+	}
+	platforms := map[string][]string{} // by name
+	for _, img := range all {
+		for _, name := range slices.Concat(img.RepoTags, img.RepoDigests, []string{img.ID}) {
+			platforms[name] = append(platforms[name], platformText(img))
+		}
+	}
 	return c.table(ctx, "REF\tTYPE\tDIGEST\tSIZE\tPLATFORMS\tLABELS\t", func(r ctrRow) string {
 		labels := "io.cri-containerd.image=managed"
 		if r.img.Pinned {
 			labels += "," + labelPinned + "=pinned"
 		}
 		// The ID is what programs look for to know whether the image is the one that they have.
-		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s,id=%s\t", r.name, ctrMediaType, r.digest, size(r.img.Size), "-", labels, r.img.Id)
+		return fmt.Sprintf("%s\t%s\t%s\t%s\t%s\t%s,id=%s\t", r.name, ctrMediaType, r.digest, size(r.img.Size), strings.Join(platforms[r.name], ","), labels, r.img.Id)
 	})
 }
 

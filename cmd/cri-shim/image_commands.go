@@ -20,18 +20,24 @@ import (
 func imageCommand() *cli.Command {
 	return &cli.Command{
 		Name:  "image",
-		Usage: "list, pull, remove, import, export, verify and free images",
+		Usage: "list, inspect, pull, remove, import, export, verify and free images",
 		Commands: []*cli.Command{{
 			Name:    "ls",
 			Aliases: []string{"list"},
-			Usage:   "list images",
+			Usage:   "list images, with those for other platforms",
 			Flags:   []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "print IDs only"}},
 			Action:  noArguments(listImages),
+		}, {
+			Name:      "inspect",
+			Usage:     "print what there is of images, for each platform, as JSON",
+			ArgsUsage: "IMAGE...",
+			Flags:     []cli.Flag{endpointFlag()},
+			Action:    inspectImages,
 		}, {
 			Name:      "pull",
 			Usage:     "pull images from their registries and print their IDs",
 			ArgsUsage: "IMAGE...",
-			Flags: []cli.Flag{endpointFlag(), credsFlag(),
+			Flags: []cli.Flag{endpointFlag(), credsFlag(), platformFlag("pull"), allPlatformsFlag("pull all of the image's platforms"),
 				&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "no progress on standard error"}},
 			Action: pullImages,
 		}, {
@@ -90,18 +96,36 @@ func imageCommand() *cli.Command {
 			Name:      "import",
 			Usage:     "import images from an archive: an OCI image layout or the output of docker save",
 			ArgsUsage: "FILE|-",
-			Flags:     []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "pin", Usage: "pin the images"}},
-			Action:    importImages,
+			Flags: []cli.Flag{endpointFlag(), &cli.BoolFlag{Name: "pin", Usage: "pin the images"},
+				allPlatformsFlag("import all platforms that are in the archive")},
+			Action: importImages,
 		}, {
 			Name:      "export",
 			Usage:     "export images as an OCI image layout that docker load takes as well",
 			ArgsUsage: "IMAGE...",
-			Flags: []cli.Flag{endpointFlag(), &cli.StringFlag{
+			Flags: []cli.Flag{endpointFlag(), platformFlag("export"), allPlatformsFlag("export all platforms that are here"), &cli.StringFlag{
 				Name: "output", Aliases: []string{"o"}, Usage: "`FILE` to write, - for standard output", Value: "-",
 			}},
 			Action: exportImages,
 		}},
 	}
+}
+
+func platformFlag(verb string) cli.Flag {
+	return &cli.StringSliceFlag{Name: "platform", Usage: verb + " for `OS/ARCH[/VARIANT]` instead of this machine's; more than once for several"}
+}
+
+func allPlatformsFlag(usage string) cli.Flag {
+	return &cli.BoolFlag{Name: "all-platforms", Usage: usage}
+}
+
+// platforms are those that a command is to be done for.
+func platformsOf(cmd *cli.Command) (names []string, all bool, err error) {
+	names, all = cmd.StringSlice("platform"), cmd.Bool("all-platforms")
+	if all && len(names) > 0 {
+		return nil, false, fmt.Errorf("image %s: --platform and --all-platforms: want one of them", cmd.Name)
+	}
+	return names, all, nil
 }
 
 func credsFlag() cli.Flag {
@@ -143,18 +167,18 @@ func someImages(cmd *cli.Command) ([]string, error) {
 }
 
 func listImages(ctx context.Context, cmd *cli.Command) error {
-	return withImages(cmd, func(c pb.ImageServiceClient) error {
-		resp, err := c.ListImages(ctx, &pb.ListImagesRequest{})
+	return withAdmin(cmd, func(c *cri.AdminClient) error {
+		all, err := c.ImageList(ctx)
 		if err != nil {
 			return err
 		}
 		w := tabwriter.NewWriter(cmd.Root().Writer, 0, 0, 2, ' ', 0)
 		if !cmd.Bool("quiet") {
-			fmt.Fprintln(w, "IMAGE\tID\tSIZE")
+			fmt.Fprintln(w, "IMAGE\tID\tPLATFORM\tSIZE")
 		}
-		for _, img := range resp.Images {
+		for _, img := range all {
 			if cmd.Bool("quiet") {
-				fmt.Fprintln(w, img.Id)
+				fmt.Fprintln(w, img.ID)
 				continue
 			}
 			names := img.RepoTags
@@ -165,10 +189,39 @@ func listImages(ctx context.Context, cmd *cli.Command) error {
 				names = []string{"<none>"}
 			}
 			for _, name := range names {
-				fmt.Fprintf(w, "%s\t%.12s\t%s\n", name, strings.TrimPrefix(img.Id, "sha256:"), size(img.Size))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", name, shortID(img.ID), platformText(img), size(uint64(img.Size)))
 			}
 		}
 		return w.Flush()
+	})
+}
+
+// platformText is what an image is for.
+func platformText(img image.Summary) string {
+	switch {
+	case img.Artifact != nil:
+		return "artifact"
+	case img.Platform == "":
+		return "-"
+	}
+	return img.Platform
+}
+
+func inspectImages(ctx context.Context, cmd *cli.Command) error {
+	refs, err := someImages(cmd)
+	if err != nil {
+		return err
+	}
+	return withAdmin(cmd, func(c *cri.AdminClient) error {
+		var all []image.Summary
+		for _, ref := range refs {
+			more, err := c.ImageInspect(ctx, ref)
+			if err != nil {
+				return err
+			}
+			all = append(all, more...)
+		}
+		return printJSON(cmd.Root().Writer, all)
 	})
 }
 
@@ -192,6 +245,17 @@ func pullImages(ctx context.Context, cmd *cli.Command) error {
 	if err != nil {
 		return err
 	}
+	names, all, err := platformsOf(cmd)
+	if err != nil {
+		return err
+	}
+	if all || len(names) > 0 {
+		var auth *image.Auth
+		if ok {
+			auth = &image.Auth{Username: user, Password: password}
+		}
+		return pullPlatforms(ctx, cmd, refs, auth, image.PullOptions{Platforms: names, AllPlatforms: all})
+	}
 	var auth *pb.AuthConfig
 	if ok {
 		auth = &pb.AuthConfig{Username: user, Password: password}
@@ -205,6 +269,24 @@ func pullImages(ctx context.Context, cmd *cli.Command) error {
 				return err
 			}
 			fmt.Fprintln(cmd.Root().Writer, resp.ImageRef)
+		}
+		return nil
+	})
+}
+
+// pullPlatforms prints the IDs with the platforms that they are for. The CRI has no word for these.
+func pullPlatforms(ctx context.Context, cmd *cli.Command, refs []string, auth *image.Auth, o image.PullOptions) error {
+	return withAdmin(cmd, func(c *cri.AdminClient) error {
+		for _, ref := range refs {
+			done := showProgress(ctx, cmd, ref)
+			imgs, err := c.ImagePull(ctx, ref, auth, o)
+			done()
+			if err != nil {
+				return err
+			}
+			for _, img := range imgs {
+				fmt.Fprintln(cmd.Root().Writer, img.ID, platformText(img))
+			}
 		}
 		return nil
 	})
@@ -283,7 +365,7 @@ func importImages(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer conn.Close()
-	names, err := cri.NewAdminClient(conn).Import(ctx, archive, image.ImportOptions{Pin: cmd.Bool("pin")})
+	names, err := cri.NewAdminClient(conn).Import(ctx, archive, image.ImportOptions{Pin: cmd.Bool("pin"), AllPlatforms: cmd.Bool("all-platforms")})
 	for _, name := range names {
 		fmt.Fprintln(cmd.Root().Writer, name)
 	}
@@ -300,7 +382,13 @@ func exportImages(ctx context.Context, cmd *cli.Command) error {
 		return err
 	}
 	defer conn.Close()
-	export := func(w io.Writer) error { return cri.NewAdminClient(conn).Export(ctx, w, refs) }
+	names, all, err := platformsOf(cmd)
+	if err != nil {
+		return err
+	}
+	export := func(w io.Writer) error {
+		return cri.NewAdminClient(conn).Export(ctx, w, refs, image.ExportOptions{Platforms: names, AllPlatforms: all})
+	}
 	path := cmd.String("output")
 	if path == "-" {
 		if isTerminal(cmd.Root().Writer) {

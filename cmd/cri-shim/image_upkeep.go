@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,7 +49,7 @@ func showDiskUse(ctx context.Context, cmd *cli.Command) error {
 
 func printDiskUse(out io.Writer, u *image.DiskUse) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tALONE\tSHARED\tUSED BY\tIMAGE")
+	fmt.Fprintln(w, "ID\tALONE\tSHARED\tUSED BY\tPLATFORM\tIMAGE")
 	for _, i := range u.Images {
 		used := fmt.Sprint(len(i.Holders))
 		switch {
@@ -57,7 +58,8 @@ func printDiskUse(out io.Writer, u *image.DiskUse) error {
 		case i.Pinned:
 			used += ", pinned"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", shortID(i.ID), size(uint64(i.Unique)), size(uint64(i.Size-i.Unique)), used, shown(i.Names, i.ID))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", shortID(i.ID), size(uint64(i.Unique)), size(uint64(i.Size-i.Unique)), used,
+			cmp.Or(i.Platform, "-"), shown(i.Names, i.ID))
 	}
 	fmt.Fprintln(w)
 	for _, row := range []struct {

@@ -68,6 +68,25 @@ func (n *fakeNode) Remove(_ context.Context, ref string) error {
 	return nil
 }
 
+// fakeAdmin has an image for two platforms.
+type fakeAdmin struct{ cri.ImageAdmin }
+
+func (fakeAdmin) ListAll(context.Context) ([]*image.Image, error) {
+	tags := []string{"example.org/a:1"}
+	return []*image.Image{
+		{ID: "sha256:" + strings.Repeat("ab", 32), RepoTags: tags, Platform: "linux/amd64", Size: 4300000},
+		{ID: "sha256:" + strings.Repeat("cd", 32), RepoTags: tags, Platform: "linux/arm64/v8", Foreign: true, Size: 4200000},
+		{ID: "sha256:" + strings.Repeat("ef", 32), Size: 5, Artifact: &image.Artifact{Type: "a/b"}},
+	}, nil
+}
+func (a fakeAdmin) Inspect(ctx context.Context, _ string) ([]*image.Image, error) {
+	return a.ListAll(ctx)
+}
+func (fakeAdmin) Pulls(context.Context, string) ([]image.PullProgress, error) { return nil, nil }
+func (fakeAdmin) PullPlatforms(_ context.Context, ref string, auth *image.Auth, o image.PullOptions) ([]*image.Image, error) {
+	return []*image.Image{{ID: fmt.Sprint("sha256:", ref, auth.Username, auth.Password, o.AllPlatforms), Platform: strings.Join(o.Platforms, "+")}}, nil
+}
+
 // fakeArchives keeps what was imported.
 type fakeArchives struct{ *fakeNode }
 
@@ -77,14 +96,18 @@ func (a fakeArchives) Import(_ context.Context, r io.Reader, _ image.ImportOptio
 	a.archive = b.Bytes()
 	return []string{"example.org/a:1"}, err
 }
-func (a fakeArchives) Export(_ context.Context, w io.Writer, _ []string) error {
+func (a fakeArchives) Export(_ context.Context, w io.Writer, _ []string, o image.ExportOptions) error {
+	if o.AllPlatforms || len(o.Platforms) > 0 {
+		_, err := fmt.Fprint(w, o)
+		return err
+	}
 	_, err := w.Write(a.archive)
 	return err
 }
 
 func (n *fakeNode) assemble(context.Context, *config.Config, *slog.Logger) (*node, error) {
 	return &node{
-		services: cri.Options{Runtime: n, Images: n, Archives: fakeArchives{n}, Name: "cri-shim", Version: "0.0.1"},
+		services: cri.Options{Runtime: n, Images: n, Archives: fakeArchives{n}, ImageAdmin: fakeAdmin{}, Name: "cri-shim", Version: "0.0.1"},
 		close:    func() error { n.closed = true; return nil },
 	}, nil
 }

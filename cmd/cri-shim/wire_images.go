@@ -35,6 +35,9 @@ func (i *podImages) get(ref string) (*image.Image, error) { return i.store.Held(
 func (i *podImages) Resolve(ref string) (*sandbox.Image, error) {
 	img, err := i.get(ref)
 	if err == nil {
+		err = i.store.Runnable(img.ID)
+	}
+	if err == nil {
 		err = i.store.Admit(context.Background(), img.ID)
 	}
 	if err != nil {
@@ -112,11 +115,18 @@ func (i *podImages) holdVolumes(containers []*sandbox.Container) {
 // criImages is cri.Images over the image store.
 type criImages struct{ store *image.Store }
 
+// annotationArtifact is in the answers about an artifact, with its type.
+const annotationArtifact = "cri-shim.io/artifact-type"
+
 func toCRI(img *image.Image) *cri.Image {
-	return &cri.Image{
+	out := &cri.Image{
 		ID: img.ID, RepoTags: img.RepoTags, RepoDigests: img.RepoDigests, Size: img.Size,
 		User: img.Config.Config.User, Pinned: img.Pinned,
 	}
+	if img.Artifact != nil {
+		out.Annotations = map[string]string{annotationArtifact: img.Artifact.Type}
+	}
+	return out
 }
 
 // List implements cri.Images.

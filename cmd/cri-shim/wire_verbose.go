@@ -79,10 +79,17 @@ func groupPath(name string) string {
 }
 
 func imageVerbose(img *image.Image) map[string]any {
-	return map[string]any{
+	if img.Artifact != nil {
+		return map[string]any{"artifact": img.Artifact, "manifestDigest": img.ManifestDigest, "pulledAt": img.PulledAt}
+	}
+	out := map[string]any{
 		"chainID": identity.ChainID(img.Layers), "imageSpec": img.Config,
 		"manifestDigest": img.ManifestDigest, "layers": img.Layers, "pulledAt": img.PulledAt,
 	}
+	if len(img.Platforms) > 0 {
+		out["platforms"] = img.Platforms
+	}
+	return out
 }
 
 // info is what a verbose Status tells beyond the CRI's fields: texts and objects, for crictl shows a list as text.

@@ -44,6 +44,9 @@ func (i *podImages) HoldVolumes(ctx context.Context, c *sandbox.Container) error
 func (i *podImages) volume(ctx context.Context, c *sandbox.Container, m *workload.Mount, userns string) (*os.File, error) {
 	img, err := i.get(m.Image.Image)
 	if err == nil {
+		err = i.store.OfThisMachine(img.ID)
+	}
+	if err == nil {
 		err = i.store.Admit(ctx, img.ID)
 	}
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 )
@@ -43,7 +44,7 @@ func TestCtr(t *testing.T) {
 		return out
 	}
 	tag := reg + "/ctr/app:v1"
-	must(nil, "--namespace=k8s.io", "content", "fetch", "--platform=linux/amd64", tag)
+	must(nil, "--namespace=k8s.io", "content", "fetch", "--platform=linux/"+runtime.GOARCH, tag)
 	id := n.image(t, tag).Id
 	archive := filepath.Join(t.TempDir(), "app.tar")
 	must(nil, "-n=k8s.io", "images", "export", archive, tag)

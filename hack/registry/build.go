@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -301,4 +302,51 @@ func writeFile(path string, b []byte) error {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// Blob is a blob of an artifact.
+type Blob struct {
+	Body        string
+	MediaType   string
+	Title       string
+	Annotations map[string]string
+}
+
+// AddArtifact stores an artifact under repo:tag, with the empty configuration, as `oras push --artifact-type` does. Its ID
+// is the digest of its manifest.
+func (s *Server) AddArtifact(repo, tag, artifactType string, blobs ...Blob) (Pushed, error) {
+	var p Pushed
+	config, err := s.AddBlob(ocispec.DescriptorEmptyJSON.Data)
+	if err != nil {
+		return p, err
+	}
+	config.MediaType = ocispec.MediaTypeEmptyJSON
+	for _, b := range blobs {
+		d, err := s.AddBlob([]byte(b.Body))
+		if err != nil {
+			return p, err
+		}
+		d.MediaType, d.Annotations = b.MediaType, maps.Clone(b.Annotations)
+		if b.Title != "" {
+			if d.Annotations == nil {
+				d.Annotations = map[string]string{}
+			}
+			d.Annotations[ocispec.AnnotationTitle] = b.Title
+		}
+		p.Layers = append(p.Layers, d)
+	}
+	if len(p.Layers) == 0 {
+		p.Layers = []ocispec.Descriptor{config}
+	}
+	m := ocispec.Manifest{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest, ArtifactType: artifactType,
+		Config: config, Layers: p.Layers,
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		return p, err
+	}
+	p.ID, err = s.AddManifest(repo, tag, raw)
+	p.Manifest = ocispec.Descriptor{MediaType: m.MediaType, ArtifactType: artifactType, Digest: p.ID, Size: int64(len(raw))}
+	return p, err
 }
