@@ -82,6 +82,20 @@ func classify(name string) (k kind, target string, err error) {
 // Source gives the entries of an archive one after the other: regular files, and folders with a nil reader.
 type Source func(each func(name string, size int64, r io.Reader) error) error
 
+// content says of an archive that ends within one that it is invalid.
+type content struct {
+	name string
+	r    io.Reader
+}
+
+func (e content) Read(p []byte) (int, error) {
+	n, err := e.r.Read(p)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		err = fmt.Errorf("%w: it ends within %.100q: %w", ErrInvalid, e.name, err)
+	}
+	return n, err
+}
+
 // Tar reads an archive as it was written.
 func Tar(r io.Reader) Source {
 	return func(each func(string, int64, io.Reader) error) error {
@@ -96,7 +110,7 @@ func Tar(r io.Reader) Source {
 			}
 			switch h.Typeflag {
 			case tar.TypeReg:
-				err = each(h.Name, h.Size, tr)
+				err = each(h.Name, h.Size, content{h.Name, tr})
 			case tar.TypeDir:
 				err = each(h.Name, 0, nil)
 			default:
