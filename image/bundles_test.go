@@ -79,6 +79,7 @@ func (s *signing) byDigest(yes bool) {
 
 // TestBundles: cosign 3's signatures, from registries with the Referrers API and without, by a key and by a certificate.
 func TestBundles(t *testing.T) {
+	needRoot(t)
 	tool := trustProgram(t, "testtool")
 	for _, tagged := range []bool{false, true} {
 		t.Run(fmt.Sprintf("tagged=%v", tagged), func(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/internal/testtools"
 )
 
 func mountsOf(t *testing.T, pid string) string {
@@ -223,6 +225,7 @@ func TestCgroupMount(t *testing.T) {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		t.Skip("needs cgroup v1")
 	}
+	testtools.NeedPrivate(t)
 	for options, want := range map[string]string{
 		"ro,nosuid,nodev,noexec": "ro,nosuid,nodev,noexec,relatime", "nosuid,strictatime": "rw,nosuid",
 	} {

@@ -15,6 +15,7 @@ hack/cniplugins/build.sh .cache/cni-bin
 for tool in crictl critest; do hack/tools/build.sh $tool; done
 mkdir -p .cache
 CGO_ENABLED=0 go build -tags nri_no_wasm -o .cache/vm-bin/ ./hack/nriplugin
+cmd/cri-shim-trust/build.sh .cache/vm-bin/trust-testtool ./testtool # which leaves it where the tests find it without Go
 work=$(mktemp -d "$PWD/.cache/vm.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 hack/testbin.sh "$work/bin" "$@"
