@@ -118,7 +118,11 @@ func New(ctx context.Context, cfg Config) (*Manager, error) {
 	m.life, m.stop = context.WithCancel(context.Background())
 	m.operations.limit = cfg.OperationTimeout
 	m.layers.work = make(chan struct{}, 1)
-	m.trim = idle.NewTrimmer(trimAfter)
+	m.trim = idle.NewTrimmer(trimAfter, func() {
+		if err := sys.DropProgramPages(); err != nil {
+			cfg.Log.Debug("the program's pages stay in memory", "err", err)
+		}
+	})
 	m.pool = &pool{
 		dir: filepath.Join(cfg.State, "supervisors"), programs: cfg.Programs, procs: cfg.SupervisorProcs,
 		perPod: max(cfg.PodsPerSupervisor, 1), log: cfg.Log, exited: m.exited, lost: m.lost, found: m.found,

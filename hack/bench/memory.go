@@ -17,8 +17,9 @@ type memory struct {
 	pss       int64 // bytes, from smaps_rollup: shared pages count in part
 }
 
-// settle is how long idle pods are left alone before they are measured.
-const settle = 3 * time.Second
+// settle is how long a runtime is left alone before it is measured: it may need some seconds to give back what it does not
+// need when it is idle.
+const settle = 8 * time.Second
 
 // measureMemory measures each runtime without pods and with o.pods idle ones, and how long lists of those take. For the
 // memory the pods are best on the node's network: what a network costs is the kernel's, not the runtime's.
@@ -35,7 +36,7 @@ func measureMemory(ctx context.Context, o *options) error {
 }
 
 func (t *target) measureMemory(ctx context.Context, o *options) (err error) {
-	if t.results.idle, err = t.memory(); err != nil {
+	if t.results.idle, err = t.idleMemory(ctx); err != nil {
 		return err
 	}
 	var ids []string
@@ -56,15 +57,19 @@ func (t *target) measureMemory(ctx context.Context, o *options) (err error) {
 			}
 		}
 	}
-	select {
-	case <-time.After(settle):
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if t.results.loaded, err = t.memory(); err != nil {
+	if t.results.loaded, err = t.idleMemory(ctx); err != nil {
 		return err
 	}
 	return t.measureLists(ctx, o.pods)
+}
+
+func (t *target) idleMemory(ctx context.Context) (memory, error) {
+	select {
+	case <-time.After(settle):
+		return t.memory()
+	case <-ctx.Done():
+		return memory{}, ctx.Err()
+	}
 }
 
 // helpers are the names that a runtime's processes have beside the daemon, which the socket leads to. The kernel

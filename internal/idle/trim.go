@@ -16,12 +16,15 @@ type Trimmer struct {
 	armed atomic.Bool
 }
 
-// NewTrimmer returns a trimmer that acts when it was not poked for the given time.
-func NewTrimmer(after time.Duration) *Trimmer {
+// NewTrimmer returns a trimmer that acts when it was not poked for the given time; more is done after it.
+func NewTrimmer(after time.Duration, more ...func()) *Trimmer {
 	t := &Trimmer{after: after}
 	t.timer = time.AfterFunc(after, func() {
 		t.armed.Store(false)
 		debug.FreeOSMemory()
+		for _, f := range more {
+			f()
+		}
 	})
 	t.armed.Store(true)
 	return t
