@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -170,9 +169,7 @@ func TestExportFindsDamage(t *testing.T) {
 	p := add(t, r, "app", "v1", simple("hello"))
 	s := openStore(t, t.TempDir())
 	img := mustPull(t, s, r.Host()+"/app:v1")
-	if err := os.WriteFile(filepath.Join(s.layerDir(p.DiffIDs[0]), "fs", "f"), []byte("HELLO"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	spoil(t, s, p.DiffIDs[0], "f", "hello", "HELLO")
 	err := s.Export(t.Context(), io.Discard, []string{img.ID}, ExportOptions{})
 	if !errors.Is(err, ErrDigest) || !strings.Contains(err.Error(), p.DiffIDs[0].String()) {
 		t.Errorf("Export() = %v; want ErrDigest that names the layer", err)

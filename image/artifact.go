@@ -18,8 +18,6 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
-	"github.com/cri-shim/cri-shim/image/layer"
 )
 
 // An artifact (image-spec, "Guidelines for Artifact Usage") is a manifest whose blobs need not be layers: models, charts,
@@ -274,8 +272,8 @@ func makeDirs(root, rel string, made map[string]bool) error {
 	return errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755))
 }
 
-// trees are those of the layers that are unpacked.
-func (s *Store) trees(ids []digest.Digest) []digest.Digest {
+// unpackedOf are those of the layers that are trees.
+func (s *Store) unpackedOf(ids []digest.Digest) []digest.Digest {
 	return slices.DeleteFunc(slices.Clone(ids), func(id digest.Digest) bool { return s.layers.get(id).file() })
 }
 
@@ -379,7 +377,7 @@ func (r *record) noRootfs() error {
 }
 
 // partInto makes of a blob what is to be made of it, below tmp, and fills info.
-func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layerJob, program string, info *layerInfo) (err error) {
+func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layerJob, w way, info *layerInfo) (err error) {
 	info.Part = &partInfo{ID: j.id, Blob: j.desc.Digest}
 	head := bufio.NewReaderSize(b, 64<<10)
 	begin, _ := head.Peek(tarBlock) // its error comes again
@@ -404,9 +402,7 @@ func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layer
 			info.Part.File = true
 			return s.fileInto(ctx, filepath.Join(tmp, "file"), io.TeeReader(in, diff.Hash()), info)
 		}
-		var res layer.Result
-		res, used, err = s.unpackInto(ctx, tmp, in, diff.Hash(), program)
-		info.unpacked(res)
+		used, err = s.unpackInto(ctx, tmp, in, diff.Hash(), w, info)
 		return err
 	}
 	err = verified(ctx, b, head, writerOrNil(keep), j.key, use)
@@ -417,7 +413,7 @@ func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layer
 		info.Size += onDisk(j.desc.Size)
 		info.Inodes++
 	}
-	return blameProgram(err, used, program)
+	return blameProgram(err, used, w.program)
 }
 
 func writerOrNil(f *os.File) io.Writer {

@@ -403,10 +403,10 @@ func TestArtifactSharing(t *testing.T) {
 func TestArtifactDamage(t *testing.T) {
 	needRoot(t)
 	r := newRegistry(t, registry.Options{})
-	l := registry.Files(map[string]string{"x": "x"})
+	l := registry.Files(map[string]string{"x": "the tree's"})
 	l.Compression = registry.Gzip
 	addArtifact(t, r, "app", "v1", text("d/f", "right"), text("g", "g"), registry.Blob{Body: string(l.Blob()), MediaType: ocispec.MediaTypeImageLayerGzip})
-	want := map[string]string{"d/f": "right", "g": "g", "x": "x"}
+	want := map[string]string{"d/f": "right", "g": "g", "x": "the tree's"}
 	file := partID(partFile, digest.FromString("right"), false)
 	tree := partID(partTar, digest.FromBytes(l.Blob()), false)
 	for name, harm := range map[string]func(s *Store, img *Image) (digest.Digest, error){
@@ -422,7 +422,8 @@ func TestArtifactDamage(t *testing.T) {
 			return file, errors.Join(os.Remove(p), os.WriteFile(p, []byte("right"), 0o644))
 		},
 		"tree": func(s *Store, _ *Image) (digest.Digest, error) {
-			return tree, os.WriteFile(s.layerDir(tree)+"/fs/x", []byte("y"), 0o755)
+			spoil(t, s, tree, "x", "the tree's", "another's.")
+			return tree, nil
 		},
 		"blob": func(s *Store, _ *Image) (digest.Digest, error) { return tree, os.Truncate(s.layerDir(tree)+"/blob", 3) },
 	} {

@@ -33,13 +33,20 @@ type dirAttrs struct {
 
 // writeAttrs writes dir/attrs if the image needs it, and tells whether it did.
 func (s *Store) writeAttrs(ctx context.Context, dir string, ids []digest.Digest) (bool, error) {
-	stack, err := s.openStack(ids)
+	stack, err := s.newStack(ids)
 	if err != nil {
 		return false, err
 	}
+	implied := stack.implied()
+	if len(implied) == 0 {
+		return false, nil // as of most images: nothing has to be opened
+	}
 	defer stack.close()
+	if err := stack.open(s); err != nil {
+		return false, err
+	}
 	var wrong []dirAttrs
-	for _, p := range stack.implied() {
+	for _, p := range implied {
 		if err := context.Cause(ctx); err != nil { // a hostile image has many
 			return false, err
 		}
@@ -63,27 +70,34 @@ func (s *Store) writeAttrs(ctx context.Context, dir string, ids []digest.Digest)
 
 // stack is an image's layers, top first, without those below an opaque one.
 type stack struct {
+	ids   []digest.Digest
 	infos []*layerInfo
-	dirs  []*os.File
+	dirs  []*tree
 	seen  []map[string]sight // of each layer, by path
 }
 
-func (s *Store) openStack(ids []digest.Digest) (*stack, error) {
-	st := &stack{}
-	for _, id := range overlayOrder(ids, s.layers.get) {
+func (s *Store) newStack(ids []digest.Digest) (*stack, error) {
+	st := &stack{ids: overlayOrder(ids, s.layers.get)}
+	for _, id := range st.ids {
 		info := s.layers.get(id)
 		if info == nil {
-			st.close()
 			return nil, fmt.Errorf("layer %s: %w", id, ErrNotFound)
 		}
-		f, err := os.OpenFile(filepath.Join(s.layerDir(id), "fs"), sys.OpenPath|sys.OpenDirectory, 0)
-		if err != nil {
-			st.close()
-			return nil, err
-		}
-		st.infos, st.dirs, st.seen = append(st.infos, info), append(st.dirs, f), append(st.seen, map[string]sight{})
+		st.infos = append(st.infos, info)
 	}
 	return st, nil
+}
+
+// open opens the layers' trees; the caller closes the stack, whatever came of it.
+func (st *stack) open(s *Store) error {
+	for i, id := range st.ids {
+		t, err := s.openTree(id, st.infos[i])
+		if err != nil {
+			return err
+		}
+		st.dirs, st.seen = append(st.dirs, t), append(st.seen, map[string]sight{})
+	}
+	return nil
 }
 
 // overlayOrder gives the layers top first. Of a layer that comes more than once, only the topmost counts (overlayfs
@@ -137,7 +151,7 @@ func (st *stack) attrs(p string) (dirAttrs, bool, error) {
 			case !implied && top == nil:
 				return dirAttrs{}, false, nil
 			case !implied:
-				a := dirAttrs{path: p, from: st.dirs[i], st: stat}
+				a := dirAttrs{path: p, from: st.dirs[i].File, st: stat}
 				same := stat.Mode == top.Mode && stat.Uid == top.Uid && stat.Gid == top.Gid
 				if same {
 					names, err := sys.Listxattrat(int(st.dirs[i].Fd()), p)
@@ -267,7 +281,7 @@ func (st *stack) shown(p string) (dirAttrs, error) {
 			return dirAttrs{}, err
 		}
 		if state&isDir != 0 {
-			return dirAttrs{path: p, from: st.dirs[i], st: stat}, nil
+			return dirAttrs{path: p, from: st.dirs[i].File, st: stat}, nil
 		}
 	}
 	return dirAttrs{}, fmt.Errorf("directory %q: %w", p, fs.ErrNotExist)

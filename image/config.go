@@ -1,12 +1,14 @@
 package image
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,6 +53,10 @@ type Config struct {
 	VerifierTimeout time.Duration
 	// Snapshotter is SnapshotAuto, the default, SnapshotOverlay or SnapshotNative.
 	Snapshotter string
+	// LayerFormat is LayerAuto, the default, LayerDirectory or LayerErofs.
+	LayerFormat string
+	// LayerCompression is CompressLZ4, the default, or CompressNone: of what EROFS images hold.
+	LayerCompression string
 	// ContainersDir is a directory on the file system of those that Rootfs is given. Default Root.
 	ContainersDir string
 	// Pulled, if set, is told of each pull from a registry that has ended.
@@ -84,6 +90,13 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.ContainersDir == "" {
 		c.ContainersDir = c.Root
+	}
+	c.LayerFormat, c.LayerCompression = cmp.Or(c.LayerFormat, LayerAuto), cmp.Or(c.LayerCompression, CompressLZ4)
+	if !slices.Contains([]string{LayerAuto, LayerDirectory, LayerErofs}, c.LayerFormat) {
+		return c, fmt.Errorf("image store: layer format: %q is not %s, %s or %s", c.LayerFormat, LayerAuto, LayerDirectory, LayerErofs)
+	}
+	if !slices.Contains([]string{CompressLZ4, CompressNone}, c.LayerCompression) {
+		return c, fmt.Errorf("image store: layer compression: %q is not %s or %s", c.LayerCompression, CompressLZ4, CompressNone)
 	}
 	if c.Platform == nil {
 		p := platforms.DefaultSpec()

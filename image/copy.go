@@ -31,8 +31,9 @@ type copier struct {
 }
 
 type copyLayer struct {
-	dir   *os.File
-	marks *layer.Marks
+	dir    *os.File
+	closer io.Closer // of dir and what it is in
+	marks  *layer.Marks
 	// gone are the names that the marks delete, by directory.
 	gone map[string][]string
 }
@@ -42,8 +43,8 @@ type inode struct {
 	ino   uint64
 }
 
-func newCopyLayer(dir *os.File, m *layer.Marks) copyLayer {
-	l := copyLayer{dir: dir, marks: m}
+func newCopyLayer(dir *os.File, closer io.Closer, m *layer.Marks) copyLayer {
+	l := copyLayer{dir: dir, closer: closer, marks: m}
 	if m != nil && len(m.Whiteouts) > 0 {
 		l.gone = map[string][]string{}
 		for _, p := range m.Whiteouts {

@@ -150,7 +150,7 @@ func sealed(t testing.TB, what string, err error, want ...string) {
 
 func secretOf(t testing.TB, s *Store, img *Image) string {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(s.layerDir(img.Layers[1]), "fs", "secret"))
+	b, err := os.ReadFile(layerTree(t, s, img.Layers[1]) + "/secret")
 	if err != nil {
 		t.Fatal(err)
 	}

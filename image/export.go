@@ -339,7 +339,7 @@ func (e *exporter) layer(id, want digest.Digest, info *layerInfo) error {
 		return nil
 	}
 	e.written[want] = true
-	l, err := e.s.openLayer(id)
+	l, err := e.s.openLayer(id, info)
 	if err != nil {
 		return err
 	}
@@ -361,9 +361,11 @@ func (e *exporter) layer(id, want digest.Digest, info *layerInfo) error {
 }
 
 // layerFiles are what a layer can be put together from.
-type layerFiles struct{ frame, root, replaced *os.File }
+type layerFiles struct{ frame, base, root, replaced *os.File }
 
-func (s *Store) openLayer(id digest.Digest) (l layerFiles, err error) {
+// openLayer opens them. An image is mounted anew: what others have read of it, the kernel would not read again, and whoever
+// verifies it has to see what the disk has.
+func (s *Store) openLayer(id digest.Digest, info *layerInfo) (l layerFiles, err error) {
 	dir := s.layerDir(id)
 	defer func() {
 		if err != nil {
@@ -373,10 +375,18 @@ func (s *Store) openLayer(id digest.Digest) (l layerFiles, err error) {
 	if l.frame, err = os.Open(filepath.Join(dir, "frame")); err != nil {
 		return l, err
 	}
-	if l.root, err = os.OpenFile(filepath.Join(dir, "fs"), sys.OpenPath|sys.OpenDirectory, 0); err != nil {
+	if info.Format == LayerErofs {
+		l.base, err = mountImage(filepath.Join(dir, imageFile))
+	} else {
+		l.base, err = os.OpenFile(dir, sys.OpenPath|sys.OpenDirectory, 0)
+	}
+	if err != nil {
 		return l, err
 	}
-	l.replaced, err = os.OpenFile(filepath.Join(dir, "replaced"), sys.OpenPath|sys.OpenDirectory, 0)
+	if l.root, err = openDirAt(l.base, "fs"); err != nil {
+		return l, err
+	}
+	l.replaced, err = openDirAt(l.base, "replaced")
 	if errors.Is(err, os.ErrNotExist) {
 		l.replaced, err = nil, nil
 	}
@@ -384,7 +394,7 @@ func (s *Store) openLayer(id digest.Digest) (l layerFiles, err error) {
 }
 
 func (l layerFiles) close() {
-	for _, f := range []*os.File{l.frame, l.root, l.replaced} {
+	for _, f := range []*os.File{l.frame, l.root, l.replaced, l.base} {
 		if f != nil {
 			f.Close()
 		}

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -92,7 +91,7 @@ func TestLazyFormats(t *testing.T) {
 				t.Errorf("%s, %s: Pull = %v", name, program, err)
 				continue
 			}
-			b, err := os.ReadFile(filepath.Join(s.layerDir(img.Layers[0]), "fs", "f"))
+			b, err := os.ReadFile(layerTree(t, s, img.Layers[0]) + "/f")
 			if err != nil || string(b) != incompressible(2000, 1) {
 				t.Errorf("%s, %s: f has %d bytes, %v; want the layer's", name, program, len(b), err)
 			}

@@ -1,11 +1,14 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -19,14 +22,18 @@ import (
 
 // layerInfo is layer.json: what is known of a layer that was verified.
 type layerInfo struct {
-	Version   int           `json:"version"`
-	DiffID    digest.Digest `json:"diffID"`
-	Size      int64         `json:"size"` // bytes on disk
-	Inodes    int64         `json:"inodes"`
-	TarSize   int64         `json:"tarSize"`
-	Whiteouts int64         `json:"whiteouts,omitempty"`
-	Opaque    bool          `json:"opaque,omitempty"`
-	Implied   []string      `json:"implied,omitempty"`
+	Version int           `json:"version"`
+	DiffID  digest.Digest `json:"diffID"`
+	// Format is LayerErofs of an image, and empty of a directory.
+	Format string `json:"format,omitempty"`
+	// Image is what is known of the file that an image is.
+	Image     *imageInfo `json:"image,omitempty"`
+	Size      int64      `json:"size"` // bytes on disk
+	Inodes    int64      `json:"inodes"`
+	TarSize   int64      `json:"tarSize"`
+	Whiteouts int64      `json:"whiteouts,omitempty"`
+	Opaque    bool       `json:"opaque,omitempty"`
+	Implied   []string   `json:"implied,omitempty"`
 	// Marks are the layer's whiteouts where they are not in its tree.
 	Marks *layer.Marks `json:"marks,omitempty"`
 	// Sealed: what it was made of was encrypted. Whoever has it in plain has to prove that (see proveLayer).
@@ -39,7 +46,29 @@ type layerInfo struct {
 	CreatedAt time.Time `json:"createdAt"`
 }
 
-const layerVersion = 1
+// imageInfo are the size of a layer's image and its CRC-32C, by which damage is found that nothing else would show: of times,
+// attributes, and what nobody reads.
+type imageInfo struct {
+	Size int64  `json:"size"`
+	Sum  uint32 `json:"crc32c"`
+}
+
+// Versions of layer.json: of a directory and of an image, which builds before it do not know and take for damaged.
+const (
+	layerVersion      = 1
+	layerVersionImage = 2
+)
+
+// check tells whether it is of a version that this build knows.
+func (i *layerInfo) check(id digest.Digest) error {
+	switch {
+	case i.Version == layerVersion && i.Format == "" && i.id() == id:
+		return nil
+	case i.Version == layerVersionImage && i.Format == LayerErofs && i.Image != nil && !i.file() && i.id() == id:
+		return nil
+	}
+	return fmt.Errorf("layer.json is version %d of %s, %s: %w", i.Version, i.id(), cmp.Or(i.Format, LayerDirectory), ErrInvalid)
+}
 
 // id is what the directory is named after.
 func (i *layerInfo) id() digest.Digest {
@@ -55,8 +84,11 @@ func (i *layerInfo) file() bool { return i != nil && i.Part != nil && i.Part.Fil
 // content are the names without which the layer is none.
 func (i *layerInfo) content() []string {
 	names := []string{"fs"}
-	if i.file() {
+	switch {
+	case i.file():
 		names = []string{"file"}
+	case i.Format == LayerErofs:
+		names = []string{imageFile}
 	}
 	if i.Part != nil && i.Part.Kept {
 		names = append(names, "blob")
@@ -195,25 +227,38 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, j layerJob) (info *
 			err = fmt.Errorf("layer %s: %w", desc.Digest, err)
 		}
 	}()
-	program := s.gzip
+	w := way{program: s.gzip, format: s.format.Name}
 	if desc.Size < minForProgram {
-		program = ""
+		w.program = ""
 	}
 	build := func(b *blobReader) (err error) {
-		info, err = s.buildFrom(ctx, b, j, program)
+		info, err = s.buildFrom(ctx, b, j, w)
 		return err
 	}
-	err = src.whole(ctx, desc, part, build)
-	if errors.Is(err, errDecompressor) {
-		s.log.Warn("layer is unpacked again with the built-in decompressor", "layer", desc.Digest, "program", program, "err", err)
-		program = ""
+	for {
 		err = src.whole(ctx, desc, part, build)
+		switch {
+		case errors.Is(err, errDecompressor):
+			s.log.Warn("layer is unpacked again with the built-in decompressor", "layer", desc.Digest, "program", w.program, "err", err)
+			w.program = ""
+		case errors.Is(err, layer.ErrNoImage) && w.format == LayerErofs:
+			s.log.Info("layer is unpacked again as a directory", "layer", desc.Digest, "reason", err)
+			w.format = LayerDirectory
+		default:
+			return info, err
+		}
+		part.rewind()
 	}
-	return info, err
+}
+
+// way is how a layer is made.
+type way struct {
+	program string // that decompresses gzip; "" is ours
+	format  string
 }
 
 // buildFrom makes a layer of what b gives. After an error nothing of it is left.
-func (s *Store) buildFrom(ctx context.Context, b *blobReader, j layerJob, program string) (_ *layerInfo, err error) {
+func (s *Store) buildFrom(ctx context.Context, b *blobReader, j layerJob, w way) (_ *layerInfo, err error) {
 	tmp, err := os.MkdirTemp(filepath.Join(s.cfg.Root, "ingest"), "layer-")
 	if err != nil {
 		return nil, err
@@ -225,15 +270,22 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, j layerJob, progra
 	}()
 	info := &layerInfo{Version: layerVersion, DiffID: j.id, Sealed: j.key != nil, Boot: s.boot, CreatedAt: time.Now().UTC()}
 	if j.part != nil {
-		err = s.partInto(ctx, tmp, b, j, program, info)
+		err = s.partInto(ctx, tmp, b, j, w, info)
 	} else {
-		var res layer.Result
-		res, err = s.layerInto(ctx, tmp, b, j, program)
-		info.unpacked(res)
+		err = s.layerInto(ctx, tmp, b, j, w, info)
+	}
+	var mount *os.File
+	if err == nil && info.Format == LayerErofs {
+		mount, err = tryImage(filepath.Join(tmp, imageFile))
 	}
 	if err != nil {
 		return nil, err
 	}
+	defer func() {
+		if mount != nil {
+			mount.Close()
+		}
+	}()
 	record, err := layerJSON(info)
 	if err != nil {
 		return nil, err
@@ -241,7 +293,24 @@ func (s *Store) buildFrom(ctx context.Context, b *blobReader, j layerJob, progra
 	if err := os.WriteFile(filepath.Join(tmp, "layer.json"), record, 0o600); err != nil {
 		return nil, err
 	}
-	return info, s.placeLayer(tmp, j.id)
+	if err := s.placeLayer(tmp, j.id); err != nil {
+		return nil, err
+	}
+	s.trees.drop(j.id) // of a damaged one that it replaces
+	if mount != nil {
+		s.trees.add(j.id, mount)
+		mount = nil
+	}
+	return info, nil
+}
+
+// tryImage mounts what was written: one that the kernel does not take is none.
+func tryImage(path string) (*os.File, error) {
+	m, err := mountImage(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", layer.ErrNoImage, err)
+	}
+	return m, nil
 }
 
 // unpacked notes what came of a tar stream.
@@ -251,17 +320,17 @@ func (i *layerInfo) unpacked(res layer.Result) {
 }
 
 // layerInto makes an image's layer below tmp.
-func (s *Store) layerInto(ctx context.Context, tmp string, b *blobReader, j layerJob, program string) (res layer.Result, err error) {
+func (s *Store) layerInto(ctx context.Context, tmp string, b *blobReader, j layerJob, w way, info *layerInfo) (err error) {
 	diff := j.id.Algorithm().Digester()
 	used := false
 	err = verified(ctx, b, b, nil, j.key, func(ctx context.Context, in io.Reader) (err error) {
-		res, used, err = s.unpackInto(ctx, tmp, in, diff.Hash(), program)
+		used, err = s.unpackInto(ctx, tmp, in, diff.Hash(), w, info)
 		return err
 	})
 	if got := diff.Digest(); err == nil && got != j.id {
 		err = &contentError{fmt.Errorf("uncompressed content has digest %s, the image's configuration says %s: %w", got, j.id, ErrDigest)}
 	}
-	return res, blameProgram(err, used, program)
+	return blameProgram(err, used, w.program)
 }
 
 // placeLayer makes what is complete at tmp the layer, instead of a damaged one if there is one.
@@ -277,38 +346,79 @@ func (s *Store) placeLayer(tmp string, id digest.Digest) error {
 	return err
 }
 
-// unpackInto makes fs/, frame and replaced/ below tmp. used: of the program.
-func (s *Store) unpackInto(ctx context.Context, tmp string, in io.Reader, diff io.Writer, program string) (res layer.Result, used bool, err error) {
-	none := layer.Result{}
+// unpackInto makes of a tar stream, below tmp, what a layer is made of, and notes in info what came of it. used: of the
+// program.
+func (s *Store) unpackInto(ctx context.Context, tmp string, in io.Reader, diff io.Writer, w way, info *layerInfo) (used bool, err error) {
+	frame, err := os.OpenFile(filepath.Join(tmp, "frame"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return false, err
+	}
+	defer frame.Close()
+	into := s.directoryInto
+	if w.format == LayerErofs {
+		into = s.imageInto
+	}
+	return unpackStream(ctx, in, diff, w.program, func(ctx context.Context, in io.Reader) error {
+		return into(ctx, tmp, in, frame, info)
+	})
+}
+
+// directoryInto makes fs/ and replaced/.
+func (s *Store) directoryInto(ctx context.Context, tmp string, in io.Reader, frame io.Writer, info *layerInfo) error {
 	fs := filepath.Join(tmp, "fs")
 	if err := errors.Join(os.Mkdir(fs, 0o755), os.Chmod(fs, 0o755)); err != nil {
-		return none, false, err
+		return err
 	}
 	dir, err := os.Open(fs)
 	if err != nil {
-		return none, false, err
+		return err
 	}
 	defer dir.Close()
-	frame, err := os.OpenFile(filepath.Join(tmp, "frame"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return none, false, err
-	}
-	defer frame.Close()
-
 	aside := filepath.Join(tmp, "replaced")
 	if err := os.Mkdir(aside, 0o700); err != nil {
-		return none, false, err
+		return err
 	}
 	defer os.Remove(aside) // empty, for almost any archive
 	replaced, err := os.Open(aside)
 	if err != nil {
-		return none, false, err
+		return err
 	}
 	defer replaced.Close()
-
-	return unpackStream(ctx, in, diff, dir, program, layer.Options{
+	res, err := layer.Unpack(ctx, in, dir, layer.Options{
 		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Replaced: replaced, KeepMarks: s.copies,
 	})
+	info.unpacked(res)
+	return err
+}
+
+// imageInto makes the image.
+func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame io.Writer, info *layerInfo) error {
+	f, err := os.OpenFile(filepath.Join(tmp, imageFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	res, err := s.unpackImage(ctx, in, f, layer.ImageOptions{
+		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Plain: s.cfg.LayerCompression == CompressNone,
+	})
+	if err != nil {
+		return err
+	}
+	sum, size, err := sumImage(ctx, f)
+	if err != nil {
+		return err
+	}
+	info.unpacked(res)
+	info.Version, info.Format, info.Image = layerVersionImage, LayerErofs, &imageInfo{Size: size, Sum: sum}
+	info.Size, info.Inodes = onDisk(size), 1 // of the store's file system
+	return nil
+}
+
+// sumImage reads an image to its end.
+func sumImage(ctx context.Context, f io.ReaderAt) (sum uint32, size int64, err error) {
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	size, err = io.CopyBuffer(struct{ io.Writer }{h}, contextReader{ctx, io.NewSectionReader(f, 0, math.MaxInt64)}, make([]byte, 256<<10))
+	return h.Sum32(), size, err
 }
 
 // contentError is an error of what is in a blob, which has the digest that it should have.
@@ -345,7 +455,7 @@ func verified(ctx context.Context, blob *blobReader, in io.Reader, keep io.Write
 	if blob.err != nil {
 		return blob.err // and not what a decompressor made of it
 	}
-	if err != nil && (errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC)) {
+	if err != nil && (errors.Is(err, ErrTooLarge) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, layer.ErrNoImage)) {
 		return err
 	}
 	// A blob that is not the one promised explains whatever went wrong in it.
@@ -364,10 +474,10 @@ func verified(ctx context.Context, blob *blobReader, in io.Reader, keep io.Write
 	return nil
 }
 
-func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.File, program string, o layer.Options) (layer.Result, bool, error) {
+func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, program string, unpack func(context.Context, io.Reader) error) (bool, error) {
 	z, err := layer.DecompressWith(ctx, raw, program)
 	if err != nil {
-		return layer.Result{}, false, err
+		return false, err
 	}
 	_, used := z.(*layer.Program)
 	var in io.Reader = z
@@ -375,13 +485,13 @@ func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, dir *os.Fi
 		in = decoded{z}
 	}
 	ahead := newReadAhead(in, diff)
-	res, err := layer.Unpack(ctx, ahead, dir, o)
+	err = unpack(ctx, ahead)
 	// A program that is stuck would not be done with its input.
 	if p, ok := z.(*layer.Program); ok && err != nil {
 		p.Kill()
 	}
 	ahead.close()
-	return res, used, errors.Join(err, z.Close())
+	return used, errors.Join(err, z.Close())
 }
 
 // decoded gives the errors of a decompressor their kind. Those of the source count before them.

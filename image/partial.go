@@ -142,6 +142,13 @@ func (p *partial) drop() {
 	p.before, p.have = 0, 0
 }
 
+// rewind is for another try at a blob with nothing wrong: what came of it counts.
+func (p *partial) rewind() {
+	if p != nil && p.f != nil {
+		p.before = p.have
+	}
+}
+
 // restart begins anew with an empty file.
 func (p *partial) restart() {
 	if p == nil {

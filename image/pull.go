@@ -361,7 +361,7 @@ func (s *Store) stage(ctx context.Context, m *manifest) (st *staged, err error) 
 	if st.dir, err = os.MkdirTemp(s.path("ingest"), "image-"); err != nil {
 		return nil, err
 	}
-	if st.attrs, err = s.writeAttrs(ctx, st.dir, s.trees(m.ids)); err == nil {
+	if st.attrs, err = s.writeAttrs(ctx, st.dir, s.unpackedOf(m.ids)); err == nil {
 		st.files, err = s.linkFiles(st.dir, m.parts)
 	}
 	if err != nil {

@@ -425,7 +425,7 @@ func TestPullAbandoned(t *testing.T) {
 
 func TestPullDiskFull(t *testing.T) {
 	needRoot(t)
-	s := openStore(t, smallDisk(t, "1m"))
+	s := openStore(t, smallDisk(t, "1m"), anyFormat)
 	r := newRegistry(t, registry.Options{})
 	add(t, r, "zeros", "v1", simple(strings.Repeat("compresses well ", 1<<20)))
 	add(t, r, "noise", "v1", simple(incompressible(4<<20, 1)))

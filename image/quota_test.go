@@ -28,21 +28,27 @@ var quotaDisks = map[string]struct {
 
 func quotaDisk(t *testing.T, kind string) string {
 	t.Helper()
-	needRoot(t)
 	disk := quotaDisks[kind]
-	if _, err := exec.LookPath(disk.make[0]); err != nil {
-		t.Skipf("no %s", disk.make[0])
+	return loopDisk(t, disk.make, disk.options)
+}
+
+// loopDisk mounts a file system that make makes in a file of 400 MiB.
+func loopDisk(t *testing.T, make []string, options string) string {
+	t.Helper()
+	needRoot(t)
+	if _, err := exec.LookPath(make[0]); err != nil {
+		t.Skipf("no %s", make[0])
 	}
 	dir := t.TempDir()
 	file, at := filepath.Join(dir, "disk"), filepath.Join(dir, "at")
 	if err := errors.Join(os.WriteFile(file, nil, 0o600), os.Truncate(file, 400<<20), os.Mkdir(at, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(disk.make[0], append(disk.make[1:], file)...).CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v: %s", disk.make[0], err, out)
+	if out, err := exec.Command(make[0], append(make[1:], file)...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v: %s", make[0], err, out)
 	}
-	if out, err := exec.Command("mount", "-t", kind, "-o", "loop,"+disk.options, file, at).CombinedOutput(); err != nil {
-		t.Skipf("mount %s with %s (kernel without quotas?): %v: %s", kind, disk.options, err, bytes.TrimSpace(out))
+	if out, err := exec.Command("mount", "-o", "loop,"+options, file, at).CombinedOutput(); err != nil {
+		t.Skipf("mount what %s made with %s (kernel without quotas?): %v: %s", make[0], options, err, bytes.TrimSpace(out))
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(at, 0); err != nil {

@@ -104,12 +104,18 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	if err == nil {
 		err = json.Unmarshal(b, info)
 	}
-	if err == nil && (info.Version != layerVersion || info.id() != id) {
-		err = fmt.Errorf("layer.json is version %d of %s: %w", info.Version, info.id(), ErrInvalid)
+	if err == nil {
+		err = info.check(id)
 	}
 	for _, name := range info.content() {
 		if err == nil {
-			_, err = os.Lstat(filepath.Join(dir, name))
+			err = checkContent(filepath.Join(dir, name), info)
+		}
+	}
+	if err == nil && info.Format == LayerErofs {
+		// It may be good for a kernel that is to come back: it is not thrown away. A pull puts another one in its place.
+		if err := s.errNoErofs(); err != nil {
+			return fmt.Errorf("layer %s is an EROFS image: %w", id, err)
 		}
 	}
 	if err == nil && info.Marks != nil && !s.copies {
@@ -122,6 +128,14 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	close(done)
 	s.layers.m[id] = &layerEntry{info: info, done: done}
 	return nil
+}
+
+func checkContent(path string, info *layerInfo) error {
+	st, err := os.Lstat(path)
+	if err == nil && filepath.Base(path) == imageFile && st.Size() != info.Image.Size {
+		err = fmt.Errorf("%s has %d bytes, and had %d: %w", path, st.Size(), info.Image.Size, ErrInvalid)
+	}
+	return err
 }
 
 func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {

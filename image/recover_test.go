@@ -189,8 +189,10 @@ func TestOpenDamaged(t *testing.T) {
 		"other config": func(img, _ string) error {
 			return edit(filepath.Join(img, "image.json"), `"configRaw":"`, `"configRaw":"AAAA`)
 		},
-		"no layer":     func(_, l string) error { return os.RemoveAll(l) },
-		"no tree":      func(_, l string) error { return os.RemoveAll(filepath.Join(l, "fs")) },
+		"no layer": func(_, l string) error { return os.RemoveAll(l) },
+		"no tree": func(_, l string) error {
+			return errors.Join(os.RemoveAll(filepath.Join(l, "fs")), os.RemoveAll(filepath.Join(l, imageFile)))
+		},
 		"half a layer": func(_, l string) error { return os.Truncate(filepath.Join(l, "layer.json"), 10) },
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -190,6 +190,9 @@ func (s *Store) Release(owner string) error {
 		}
 	}
 	s.mu.Unlock()
+	if len(ids) > 0 {
+		s.trees.released()
+	}
 	if len(removed) == 0 {
 		return nil
 	}
@@ -250,9 +253,9 @@ func (s *Store) collectLayers(want func(digest.Digest, *layerInfo) bool) error {
 		}
 	}
 	s.mu.RUnlock()
-	s.layers.mu.Lock()
-	defer s.layers.mu.Unlock()
 	var errs []error
+	var gone []digest.Digest
+	s.layers.mu.Lock()
 	for id, e := range s.layers.m {
 		if e.info == nil || e.uses > 0 || needed[id] || !want(id, e.info) {
 			continue
@@ -262,6 +265,11 @@ func (s *Store) collectLayers(want func(digest.Digest, *layerInfo) bool) error {
 			continue
 		}
 		delete(s.layers.m, id)
+		gone = append(gone, id)
+	}
+	s.layers.mu.Unlock()
+	for _, id := range gone {
+		s.trees.drop(id)
 	}
 	return errors.Join(errs...)
 }

@@ -57,53 +57,97 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 	if s.copies && !o.Readonly {
 		return s.nativeRootfs(ctx, r, dir, o)
 	}
-	lower, plain, err := s.lowerDirs(r, o)
-	defer closeAll(lower)
+	lower, err := s.lowerDirs(r, o)
+	defer lower.close()
 	if err != nil {
 		return nil, err
 	}
-	if s.copies && (!plain || o.SELinuxLabel != "") {
+	if s.copies && (!lower.plain || o.SELinuxLabel != "") {
 		return s.nativeView(ctx, r, o)
 	}
 	if o.Readonly {
-		return s.readonlyRootfs(lower, plain, o)
+		return s.readonlyRootfs(lower, o)
 	}
 	return s.writableRootfs(lower, dir, o)
 }
 
-// lowerDirs opens the image's layers, top first, idmapped where asked. plain: the first needs no overlay to be seen
-// as it should be.
-func (s *Store) lowerDirs(r *record, o RootfsOptions) (lower []*os.File, plain bool, err error) {
-	var paths []string
+// lowers are the directories of an overlay, top first.
+type lowers struct {
+	dirs  []*os.File
+	trees []*tree // those of dirs that are in a layer's image
+	// plain: the first is all there is, and needs no overlay to be seen as it should be.
+	plain bool
+	// images: not all are on the file system of the store.
+	images bool
+}
+
+func (l *lowers) close() {
+	for _, t := range l.trees {
+		t.Close()
+	}
+	closeAll(l.dirs)
+}
+
+// add opens a directory, idmapped where asked.
+func (l *lowers) add(path string, userns *os.File) error {
+	f, err := openLower(path, userns)
+	if err == nil {
+		l.dirs = append(l.dirs, f)
+	}
+	return err
+}
+
+func (l *lowers) addTree(t *tree, userns *os.File) error {
+	if userns == nil {
+		l.trees = append(l.trees, t)
+		l.dirs = append(l.dirs, t.File)
+		return nil
+	}
+	defer t.Close()
+	f, err := sys.CloneTree(t.File, true, userns)
+	if err == nil {
+		l.dirs = append(l.dirs, f)
+	}
+	return err
+}
+
+// lowerDirs opens the image's layers.
+func (s *Store) lowerDirs(r *record, o RootfsOptions) (*lowers, error) {
+	l := &lowers{plain: true}
 	if r.Files {
-		paths = append(paths, filepath.Join(s.imageDir(r.ID), "files"))
+		if err := l.add(filepath.Join(s.imageDir(r.ID), "files"), o.UserNS); err != nil {
+			return l, err
+		}
 	}
 	if r.Attrs {
-		paths = append(paths, filepath.Join(s.imageDir(r.ID), "attrs"))
+		if err := l.add(filepath.Join(s.imageDir(r.ID), "attrs"), o.UserNS); err != nil {
+			return l, err
+		}
 	}
-	plain = true
-	for _, id := range overlayOrder(s.trees(r.layerIDs()), s.layers.get) {
+	for _, id := range overlayOrder(s.unpackedOf(r.layerIDs()), s.layers.get) {
 		info := s.layers.get(id)
 		if info == nil {
-			return lower, false, fmt.Errorf("layer %s: %w", id, ErrNotFound)
+			return l, fmt.Errorf("layer %s: %w", id, ErrNotFound)
 		}
-		plain = plain && info.Whiteouts == 0
-		paths = append(paths, filepath.Join(s.layerDir(id), "fs"))
-	}
-	if !o.Readonly && len(paths) < maxLowers {
-		paths = append(paths, s.path("mountpoints"))
-	}
-	if len(paths) == 0 {
-		paths = append(paths, s.path("empty"))
-	}
-	for _, p := range paths {
-		f, err := openLower(p, o.UserNS)
+		l.plain = l.plain && info.Whiteouts == 0
+		l.images = l.images || info.Format == LayerErofs
+		t, err := s.openTree(id, info)
+		if err == nil {
+			err = l.addTree(t, o.UserNS)
+		}
 		if err != nil {
-			return lower, false, err
+			return l, err
 		}
-		lower = append(lower, f)
 	}
-	return lower, plain && len(lower) == 1, nil
+	var err error
+	switch {
+	case !o.Readonly && len(l.dirs) < maxLowers:
+		err = l.add(s.path("mountpoints"), o.UserNS)
+	case len(l.dirs) == 0:
+		err = l.add(s.path("empty"), o.UserNS)
+	}
+	l.plain = l.plain && len(l.dirs) == 1
+	return l, err
 }
 
 func openLower(path string, userns *os.File) (*os.File, error) {
@@ -121,24 +165,23 @@ func closeAll(files []*os.File) {
 	}
 }
 
-func (s *Store) readonlyRootfs(lower []*os.File, plain bool, o RootfsOptions) (*os.File, error) {
-	if plain && o.SELinuxLabel == "" {
-		// o.UserNS: lower[0] is idmapped already, and a mount is mapped once only.
-		return sys.CloneTree(lower[0], true, nil)
+func (s *Store) readonlyRootfs(lower *lowers, o RootfsOptions) (*os.File, error) {
+	if lower.plain && o.SELinuxLabel == "" {
+		// o.UserNS: it is idmapped already, and a mount is mapped once only.
+		return sys.CloneTree(lower.dirs[0], true, nil)
 	}
-	if len(lower) == 1 {
-		e, err := openLower(s.path("empty"), o.UserNS)
-		if err != nil {
+	if len(lower.dirs) == 1 {
+		if err := lower.add(s.path("empty"), o.UserNS); err != nil {
 			return nil, err
 		}
-		defer e.Close()
-		lower = append(lower, e)
 	}
-	return sys.MountOverlay(sys.Overlay{Lower: lower, Context: o.SELinuxLabel, Readonly: true, Detached: o.UserNS != nil})
+	return sys.MountOverlay(sys.Overlay{
+		Lower: lower.dirs, Context: o.SELinuxLabel, Readonly: true, XIno: lower.images, Detached: o.UserNS != nil,
+	})
 }
 
-func (s *Store) writableRootfs(lower []*os.File, dir string, o RootfsOptions) (*os.File, error) {
-	upper, err := makeUpper(filepath.Join(dir, "upper"), lower[0])
+func (s *Store) writableRootfs(lower *lowers, dir string, o RootfsOptions) (*os.File, error) {
+	upper, err := makeUpper(filepath.Join(dir, "upper"), lower.dirs[0])
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +200,7 @@ func (s *Store) writableRootfs(lower []*os.File, dir string, o RootfsOptions) (*
 	}
 	defer w.Close()
 	return sys.MountOverlay(sys.Overlay{
-		Lower: lower, Upper: upper, Work: w, Volatile: !o.Durable, Context: o.SELinuxLabel, Detached: o.UserNS != nil,
+		Lower: lower.dirs, Upper: upper, Work: w, Volatile: !o.Durable, Context: o.SELinuxLabel, XIno: lower.images, Detached: o.UserNS != nil,
 	})
 }
 

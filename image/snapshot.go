@@ -185,48 +185,46 @@ func (s *Store) copyLayers(r *record, writable bool) (_ []copyLayer, err error) 
 			closeLayers(all)
 		}
 	}()
-	add := func(p string, info *layerInfo) error {
+	add := func(p string) error {
 		f, err := os.OpenFile(p, sys.OpenPath|sys.OpenDirectory, 0)
-		if err != nil {
-			return err
+		if err == nil {
+			all = append(all, newCopyLayer(f, f, nil))
 		}
-		if info == nil {
-			info = &layerInfo{}
-		}
-		all = append(all, newCopyLayer(f, info.Marks))
-		return nil
+		return err
 	}
 	if r.Files {
-		if err := add(filepath.Join(s.imageDir(r.ID), "files"), nil); err != nil {
+		if err := add(filepath.Join(s.imageDir(r.ID), "files")); err != nil {
 			return all, err
 		}
 	}
 	if r.Attrs {
-		if err := add(filepath.Join(s.imageDir(r.ID), "attrs"), nil); err != nil {
+		if err := add(filepath.Join(s.imageDir(r.ID), "attrs")); err != nil {
 			return all, err
 		}
 	}
-	for _, id := range overlayOrder(s.trees(r.layerIDs()), s.layers.get) {
+	for _, id := range overlayOrder(s.unpackedOf(r.layerIDs()), s.layers.get) {
 		info := s.layers.get(id)
 		if info == nil {
 			return all, fmt.Errorf("layer %s: %w", id, ErrNotFound)
 		}
-		if err := add(filepath.Join(s.layerDir(id), "fs"), info); err != nil {
+		t, err := s.openTree(id, info)
+		if err != nil {
 			return all, err
 		}
+		all = append(all, newCopyLayer(t.File, t, info.Marks))
 	}
 	switch {
 	case writable:
-		err = add(s.path("mountpoints"), nil)
+		err = add(s.path("mountpoints"))
 	case len(all) == 0:
-		err = add(s.path("empty"), nil)
+		err = add(s.path("empty"))
 	}
 	return all, err
 }
 
 func closeLayers(all []copyLayer) {
 	for _, l := range all {
-		l.dir.Close()
+		l.closer.Close()
 	}
 }
 

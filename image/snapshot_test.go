@@ -338,7 +338,7 @@ func TestNativeOnOverlay(t *testing.T) {
 	if _, err := Open(t.Context(), Config{Root: filepath.Join(dir, "forced"), Snapshotter: SnapshotOverlay}); err == nil || !strings.Contains(err.Error(), "overlay cannot be used below") {
 		t.Errorf("Open with overlay forced = %v; want an error that says so", err)
 	}
-	s := openStore(t, filepath.Join(dir, "store"))
+	s := openStore(t, filepath.Join(dir, "store"), anyFormat)
 	if got := s.Snapshotter(); got.Name != SnapshotNative || !strings.Contains(got.Reason, "overlay cannot be used") {
 		t.Fatalf("Snapshotter = %+v; want native with the reason", got)
 	}
@@ -427,7 +427,7 @@ func TestNativeUserNamespace(t *testing.T) {
 func TestOverlayOnTmpfs(t *testing.T) {
 	needRoot(t)
 	dir := smallDisk(t, "16m")
-	s := openStore(t, filepath.Join(dir, "store"), func(c *Config) { c.ContainersDir = filepath.Join(dir, "layers") })
+	s := openStore(t, filepath.Join(dir, "store"), anyFormat, func(c *Config) { c.ContainersDir = filepath.Join(dir, "layers") })
 	if got := s.Snapshotter(); got.Name != SnapshotOverlay {
 		t.Errorf("Snapshotter = %+v; want overlay (tmpfs has trusted.* attributes)", got)
 	}

@@ -26,6 +26,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -37,6 +38,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
 
@@ -51,6 +53,13 @@ type Store struct {
 	layers layerSet
 	pulls  pullGroup
 	gzip   string // a program that is faster than ours; "" for none
+
+	format   LayerFormat
+	erofs    sync.Once
+	erofsErr error // why EROFS images cannot be used, once that was tried out
+	trees    treeCache
+	// unpackImage is layer.UnpackImage.
+	unpackImage func(context.Context, io.Reader, *os.File, layer.ImageOptions) (layer.Result, error)
 
 	snapshotter Snapshotter
 	copies      bool          // root file systems are copies
@@ -107,6 +116,8 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 		partials: map[digest.Digest]bool{}, partialMinSize: partialMinSize, partialWorth: partialWorth,
 		gzip: cfg.gzipProgram(), viewing: make(chan struct{}, 1), viewUse: map[digest.Digest]FSInfo{},
 	}
+	s.unpackImage = layer.UnpackImage
+	s.trees = treeCache{m: map[digest.Digest]*imageMount{}, idle: treeIdle, held: s.heldLayers}
 	s.ctx, s.cancel = context.WithCancelCause(containerdLog(context.WithoutCancel(ctx), cfg.Log))
 	if err := s.open(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("image store %s: %w", cfg.Root, err), s.closeFiles())
@@ -149,6 +160,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := s.chooseSnapshotter(); err != nil {
 		return err
 	}
+	if err := s.chooseLayerFormat(); err != nil {
+		return err
+	}
 	return s.recover(ctx)
 }
 
@@ -165,6 +179,7 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeFiles() error {
+	s.trees.close()
 	var errs []error
 	for _, f := range []*os.File{s.root, s.lock} {
 		if f != nil {

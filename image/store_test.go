@@ -40,6 +40,14 @@ func newRegistry(t testing.TB, o registry.Options) *registry.Server {
 	return r
 }
 
+// formatVariable has the format of layers that the tests are to use; hack/test.sh runs them once with each.
+const formatVariable = "CRI_SHIM_TEST_LAYER_FORMAT"
+
+func directories(c *Config) { c.LayerFormat = LayerDirectory }
+
+// anyFormat is for stores on file systems that cannot hold images.
+func anyFormat(c *Config) { c.LayerFormat = LayerAuto }
+
 type testLog struct{ t testing.TB }
 
 func (l testLog) Write(p []byte) (int, error) {
@@ -53,6 +61,9 @@ func openStore(t testing.TB, root string, change ...func(*Config)) *Store {
 	cfg.Log = slog.New(slog.NewTextHandler(testLog{t}, nil))
 	for _, c := range change {
 		c(&cfg)
+	}
+	if cfg.LayerFormat == "" && cfg.Snapshotter != SnapshotNative {
+		cfg.LayerFormat = os.Getenv(formatVariable)
 	}
 	s, err := Open(t.Context(), cfg)
 	if err != nil {

@@ -122,7 +122,7 @@ func (s *Store) layerUsers(refs []string) (map[digest.Digest][]*record, error) {
 func (s *Store) verifyLayer(ctx context.Context, id digest.Digest, info *layerInfo, images []*record) error {
 	p := info.Part
 	if p == nil {
-		return s.verifyTree(ctx, id, id)
+		return s.verifyTree(ctx, id, info, id)
 	}
 	if p.Kept {
 		if err := verifyFile(ctx, filepath.Join(s.layerDir(id), "blob"), p.Blob); err != nil {
@@ -130,7 +130,7 @@ func (s *Store) verifyLayer(ctx context.Context, id digest.Digest, info *layerIn
 		}
 	}
 	if !p.File {
-		return s.verifyTree(ctx, id, info.DiffID)
+		return s.verifyTree(ctx, id, info, info.DiffID)
 	}
 	if err := verifyFile(ctx, filepath.Join(s.layerDir(id), "file"), info.DiffID); err != nil {
 		return err
@@ -154,8 +154,30 @@ func verifyFile(ctx context.Context, path string, want digest.Digest) error {
 	return nil
 }
 
-func (s *Store) verifyTree(ctx context.Context, id, want digest.Digest) error {
-	l, err := s.openLayer(id)
+// verifyImage tells whether the file is what was written.
+func verifyImage(ctx context.Context, path string, want *imageInfo) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum, size, err := sumImage(ctx, f)
+	if err != nil {
+		return err
+	}
+	if size != want.Size || sum != want.Sum {
+		return fmt.Errorf("%s has %d bytes with CRC-32C %08x, and had %d with %08x: %w", filepath.Base(path), size, sum, want.Size, want.Sum, ErrDigest)
+	}
+	return nil
+}
+
+func (s *Store) verifyTree(ctx context.Context, id digest.Digest, info *layerInfo, want digest.Digest) error {
+	if info.Format == LayerErofs {
+		if err := verifyImage(ctx, filepath.Join(s.layerDir(id), imageFile), info.Image); err != nil {
+			return err
+		}
+	}
+	l, err := s.openLayer(id, info)
 	if err != nil {
 		return err
 	}
@@ -241,6 +263,7 @@ func (s *Store) repairLayer(ctx context.Context, id digest.Digest, images []*rec
 
 // dropLayer removes a layer that no image has. The caller uses it, and after success no longer does.
 func (s *Store) dropLayer(id digest.Digest) error {
+	defer s.trees.drop(id)
 	s.change.Lock()
 	defer s.change.Unlock()
 	s.layers.mu.Lock()

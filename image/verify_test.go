@@ -65,7 +65,7 @@ func TestVerifyFindsDamage(t *testing.T) {
 		"not a frame": func(fs string) error { return os.WriteFile(filepath.Dir(fs)+"/frame", []byte("x"), 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := openStore(t, t.TempDir())
+			s := openStore(t, t.TempDir(), directories) // an image's files cannot be changed one by one
 			img := mustPull(t, s, r.Host()+"/app:v1")
 			layer := p.DiffIDs[0]
 			if err := harm(filepath.Join(s.layerDir(layer), "fs")); err != nil {
@@ -113,9 +113,7 @@ func TestRepairUnderContainer(t *testing.T) {
 		t.Fatal(err)
 	}
 	mounted := inRootfs(t, s, img.ID, RootfsOptions{})
-	if err := os.WriteFile(filepath.Join(s.layerDir(p.DiffIDs[0]), "fs", "a"), []byte("gOOd"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	spoil(t, s, p.DiffIDs[0], "a", "good", "gOOd")
 	got := verify(t, s, VerifyOptions{Repair: true})
 	if len(got.Damaged) != 1 || !cmp.Equal(got.Damaged[0].Running, []string{"c1"}) {
 		t.Fatalf("Verify() = %+v; want it repaired, and the container named", got)
@@ -154,20 +152,18 @@ func TestRepairUnderContainer(t *testing.T) {
 func TestRepairFails(t *testing.T) {
 	needRoot(t)
 	r := newRegistry(t, registry.Options{})
-	p := add(t, r, "app", "v1", simple("x"))
+	p := add(t, r, "app", "v1", simple("right"))
 	s := openStore(t, t.TempDir())
 	img := mustPull(t, s, r.Host()+"/app:v1")
-	f := filepath.Join(s.layerDir(p.DiffIDs[0]), "fs", "f")
-	if err := os.WriteFile(f, []byte("y"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	spoil(t, s, p.DiffIDs[0], "f", "right", "wrong")
 	r.SetFault(func(*http.Request) *registry.Fault { return &registry.Fault{Status: http.StatusServiceUnavailable} })
 	got := verify(t, s, VerifyOptions{Repair: true})
 	if len(got.Damaged) != 1 || got.Damaged[0].Repaired || !strings.Contains(got.Damaged[0].Error, r.Host()) {
 		t.Fatalf("Verify() without the registry = %+v; want an error that names it", got)
 	}
-	if b, err := os.ReadFile(f); string(b) != "y" {
-		t.Errorf("what was there = %q, %v; want it left alone", b, err)
+	f := filepath.Join(s.layerDir(p.DiffIDs[0]), map[string]string{LayerErofs: imageFile, "": "fs/f"}[s.layers.get(p.DiffIDs[0]).Format])
+	if b, err := os.ReadFile(f); !strings.Contains(string(b), "wrong") {
+		t.Errorf("what was there has %d bytes, %v; want it left alone", len(b), err)
 	}
 	if _, err := s.Verify(t.Context(), VerifyOptions{Images: []string{"nothing"}}); err == nil {
 		t.Error("Verify(nothing) = nil; want an error")

@@ -23,6 +23,9 @@ type Overlay struct {
 	Context string
 	// Readonly sets the mount attribute.
 	Readonly bool
+	// XIno gives everything in the mount the mount's own device number, whatever file systems Lower are on, by inode numbers
+	// that have the layer in their high bits. Without it, files of layers that are not on the file system of Upper have others.
+	XIno bool
 	// Detached says that Lower are mounts of CloneTree, and not directories of this mount namespace.
 	Detached bool
 }
@@ -110,6 +113,9 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 // the exact lower directories, and a lower file could hold redirections that its image chose.
 func (o Overlay) options() [][2]string {
 	kv := [][2]string{{"index", "off"}, {"metacopy", "off"}}
+	if o.XIno {
+		kv = append(kv, [2]string{"xino", "on"})
+	}
 	if o.Context != "" {
 		kv = append(kv, [2]string{"context", o.Context})
 	}

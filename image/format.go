@@ -1,0 +1,267 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/cri-shim/cri-shim/image/layer"
+	"github.com/cri-shim/cri-shim/internal/sys"
+)
+
+// How layers are kept (Config.LayerFormat).
+const (
+	LayerAuto      = "auto"
+	LayerDirectory = "directory"
+	LayerErofs     = "erofs"
+)
+
+// How the contents of files in an EROFS image are compressed (Config.LayerCompression).
+const (
+	CompressLZ4  = "lz4"
+	CompressNone = "none"
+)
+
+// LayerFormat says how layers are kept that come from now on: LayerDirectory or LayerErofs, and why.
+type LayerFormat struct {
+	Name   string `json:"name"`
+	Reason string `json:"reason"`
+	// Compression is CompressLZ4 or CompressNone, of LayerErofs alone.
+	Compression string `json:"compression,omitempty"`
+}
+
+// LayerFormat is decided once, when the store is opened. Layers of the other format that are there already can be used,
+// too, but for EROFS images that the kernel cannot mount.
+func (s *Store) LayerFormat() LayerFormat { return s.format }
+
+// errNoErofs is why layers that are EROFS images cannot be used on this machine, nil if they can. It is tried out once.
+func (s *Store) errNoErofs() error {
+	s.erofs.Do(func() {
+		if os.Geteuid() != 0 {
+			s.erofsErr = fmt.Errorf("not tried: needs root: %w", errors.ErrUnsupported)
+			return
+		}
+		s.erofsErr = s.tryErofs()
+		switch {
+		case errors.Is(s.erofsErr, syscall.ENOSPC), errors.Is(s.erofsErr, syscall.EDQUOT):
+			// It says nothing of the kernel, and must not cost the layers that are there.
+			s.log.Warn("EROFS images cannot be tried out, and are taken to work", "err", s.erofsErr)
+			s.erofsErr = nil
+		case s.erofsErr != nil:
+			s.erofsErr = fmt.Errorf("EROFS images cannot be used below %s (that needs Linux 6.15): %w", s.cfg.Root, s.erofsErr)
+		}
+	})
+	return s.erofsErr
+}
+
+// chooseLayerFormat tries out whether layers can be EROFS images. The snapshotter is known by now.
+func (s *Store) chooseLayerFormat() error {
+	switch {
+	case s.cfg.LayerFormat == LayerDirectory:
+		s.format = LayerFormat{Name: LayerDirectory, Reason: "configured"}
+		return nil
+	case s.copies && s.cfg.LayerFormat == LayerErofs:
+		return fmt.Errorf("layer format %s: root file systems are copies, which are made of directories: %s", LayerErofs, s.snapshotter.Reason)
+	case s.copies:
+		s.format = LayerFormat{Name: LayerDirectory, Reason: "root file systems are copies"}
+		return nil
+	}
+	err := s.errNoErofs()
+	switch {
+	case err == nil:
+		s.format = LayerFormat{Name: LayerErofs, Reason: "the kernel mounts EROFS images below " + s.cfg.Root, Compression: s.cfg.LayerCompression}
+		if s.cfg.LayerFormat == LayerErofs {
+			s.format.Reason = "configured"
+		}
+		return nil
+	case s.cfg.LayerFormat == LayerErofs:
+		return fmt.Errorf("layer format %s: %w", LayerErofs, err)
+	}
+	s.format = LayerFormat{Name: LayerDirectory, Reason: err.Error()}
+	s.log.Info("layers are kept as directories", "reason", err)
+	return nil
+}
+
+// The probe is a layer that has what matters: a file, a whiteout, an opaque directory.
+const (
+	probeFile  = "dir/file"
+	probeGone  = "gone"
+	probeSize  = 16 << 10 // bytes of the file; more than a block, so that it is compressed
+	probeLayer = "layer-probe"
+)
+
+func probeContent() []byte { return bytes.Repeat([]byte("cri-shim"), probeSize/8) }
+
+func probeArchive() (io.Reader, error) {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	content := probeContent()
+	for _, h := range []tar.Header{
+		{Name: "dir/", Typeflag: tar.TypeDir, Mode: 0o755}, {Name: "dir/.wh..wh..opq", Typeflag: tar.TypeReg},
+		{Name: probeFile, Typeflag: tar.TypeReg, Mode: 0o644, Size: probeSize}, {Name: ".wh." + probeGone, Typeflag: tar.TypeReg},
+	} {
+		if err := w.WriteHeader(&h); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(content[:h.Size]); err != nil {
+			return nil, err
+		}
+	}
+	return &b, w.Close()
+}
+
+// tryErofs makes an image as layers are made and uses it as containers do: alone, in overlays, and idmapped where this
+// machine's other mounts can be that.
+func (s *Store) tryErofs() (err error) {
+	dir, upper := s.path("ingest", probeLayer), filepath.Join(s.cfg.ContainersDir, "."+probeLayer)
+	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(upper)); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(upper)) }()
+	for _, d := range []string{filepath.Join(dir, "below", "dir"), filepath.Join(upper, "upper"), filepath.Join(upper, "work")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{probeGone, "dir/hidden"} {
+		if err := os.WriteFile(filepath.Join(dir, "below", name), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	m, err := s.mountProbe(filepath.Join(dir, imageFile))
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	tree, err := openDirAt(m, "fs")
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	if err := readProbe(tree); err != nil || s.copies {
+		return err
+	}
+	below, err := os.OpenFile(filepath.Join(dir, "below"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil {
+		return err
+	}
+	defer below.Close()
+	return s.overlayProbe(tree, below, upper)
+}
+
+func (s *Store) mountProbe(path string) (*os.File, error) {
+	archive, err := probeArchive()
+	if err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := s.unpackImage(context.Background(), archive, f, layer.ImageOptions{Plain: s.cfg.LayerCompression == CompressNone}); err != nil {
+		return nil, err
+	}
+	return sys.MountErofs(f)
+}
+
+func readProbe(tree *os.File) error {
+	b, err := os.ReadFile(filepath.Join(procPath(tree), probeFile))
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(b, probeContent()) {
+		return fmt.Errorf("a file has another content: %w", errors.ErrUnsupported)
+	}
+	return nil
+}
+
+// overlayProbe has the tree as the upper of two layers.
+func (s *Store) overlayProbe(tree, below *os.File, dir string) error {
+	upper, err := os.OpenFile(filepath.Join(dir, "upper"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil {
+		return err
+	}
+	defer upper.Close()
+	work, err := os.OpenFile(filepath.Join(dir, "work"), sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil {
+		return err
+	}
+	defer work.Close()
+	lower := []*os.File{tree, below}
+	if err := useProbe(sys.Overlay{Lower: lower, Readonly: true, XIno: true}); err != nil {
+		return fmt.Errorf("read-only: %w", err)
+	}
+	if err := useProbe(sys.Overlay{Lower: lower, Upper: upper, Work: work, Volatile: true, XIno: true}); err != nil {
+		return err
+	}
+	return s.idmapProbe(tree, below)
+}
+
+func useProbe(o sys.Overlay) error {
+	m, err := sys.MountOverlay(o)
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	if err := readProbe(m); err != nil {
+		return err
+	}
+	at := procPath(m)
+	for _, name := range []string{probeGone, "dir/hidden"} {
+		if _, err := os.Lstat(filepath.Join(at, name)); !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("what a layer deletes is still there: %w", errors.Join(err, errors.ErrUnsupported))
+		}
+	}
+	if o.Upper == nil {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(at, probeFile), []byte("y"), 0o600); err != nil {
+		return fmt.Errorf("write to a file of the image: %w", err)
+	}
+	return nil
+}
+
+// idmapProbe demands nothing that directories on this machine cannot do.
+func (s *Store) idmapProbe(tree, below *os.File) error {
+	ns, err := trialUserNamespace()
+	if err != nil {
+		return nil // there are none for containers either
+	}
+	defer ns.Close()
+	mapped, err := sys.CloneTree(below, true, ns)
+	if err != nil {
+		return nil // nor for directories
+	}
+	defer mapped.Close()
+	image, err := sys.CloneTree(tree, true, ns)
+	if err != nil {
+		return fmt.Errorf("idmapped: %w", err)
+	}
+	defer image.Close()
+	m, err := sys.MountOverlay(sys.Overlay{Lower: []*os.File{image, mapped}, Readonly: true, XIno: true})
+	if err != nil {
+		return fmt.Errorf("idmapped: %w", err)
+	}
+	return m.Close()
+}
+
+// procPath is a path to what is open.
+func procPath(f *os.File) string { return "/proc/self/fd/" + strconv.Itoa(int(f.Fd())) }
+
+// openDirAt opens a directory in an open one, for its name only.
+func openDirAt(dir *os.File, name string) (*os.File, error) {
+	path := filepath.Join(dir.Name(), name)
+	fd, err := sys.OpenBeneath(int(dir.Fd()), name, sys.OpenPath|sys.OpenDirectory, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
