@@ -43,6 +43,8 @@ type Xattr struct {
 type Dir struct {
 	Attr    Attr
 	Entries []Entry // in any order
+
+	at *dirPlace
 }
 
 // Entry is a name in a directory: of an Inode or of a Dir. An Inode with several names is a hard link.

@@ -1,0 +1,237 @@
+package erofs
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+// The rules of the LZ4 block format at the end of a block: the last five bytes are literals, and the last match
+// begins at least twelve bytes before the end.
+const (
+	lastLiterals = 5
+	matchMargin  = 12
+	maxDistance  = 65535
+)
+
+const (
+	hashBits = 14
+	// maxInput bounds the input of one block: what the table's positions are safe for, and what the kernel takes.
+	maxInput = 1 << 20
+	// A cut needs room for this many bytes of literals behind the last match, for the rules above.
+	cutRoom = 16
+)
+
+// lz4 compresses blocks. The table of positions is not cleared between blocks: positions go on counting, so that
+// what an earlier block left is too far away to count. A small file costs what its bytes cost.
+type lz4 struct {
+	table [1 << hashBits]uint32
+	base  uint32 // position of the first byte of the block
+	next  uint32 // position behind the last byte of the block before
+
+	// For every whole blockSize of output, where it could be cut: behind the last sequence that leaves cutRoom.
+	cuts  [maxCluster / blockSize]cut
+	nCuts int
+}
+
+type cut struct{ src, dst int32 }
+
+func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
+func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
+
+// hash of the low five bytes: matches of four bytes alone save nothing to speak of.
+func hash(v uint64) uint32 { return uint32((v << 24) * 889523592379 >> (64 - hashBits)) }
+
+// begin gives the block of n bytes positions of its own.
+func (e *lz4) begin(n int) {
+	if e.next == 0 || e.next > 1<<32-1-2*maxInput {
+		clear(e.table[:])
+		e.next = maxInput
+	}
+	e.base = e.next
+	e.next += uint32(n)
+	e.nCuts = 0
+}
+
+// compress writes src as one LZ4 block to dst, of at most maxCluster bytes, and returns its length; 0 if it does not
+// fit, and then dst is as full as a cut makes it.
+func (e *lz4) compress(dst, src []byte) int {
+	e.begin(len(src))
+	if len(src) < matchMargin+1 {
+		return e.end(dst, 0, 0, src)
+	}
+	base := e.base
+	limit := len(src) - matchMargin // the last place where a match may begin
+	end := len(src) - lastLiterals  // where matches end
+	anchor, d := 0, 0
+	nextCut := blockSize - cutRoom
+
+	e.table[hash(load64(src, 0))] = base
+	s := 1
+search:
+	for {
+		var dist uint32
+		miss := 1 << 5
+		for {
+			if s > limit {
+				break search
+			}
+			v := load64(src, s)
+			slot := &e.table[hash(v)]
+			dist = base + uint32(s) - *slot
+			*slot = base + uint32(s)
+			if dist <= uint32(s) && dist <= maxDistance && load32(src, s-int(dist)) == uint32(v) {
+				break
+			}
+			s += miss >> 5
+			miss++
+		}
+		m := s - int(dist)
+		for m > 0 && s > anchor && src[m-1] == src[s-1] {
+			m--
+			s--
+		}
+		for {
+			literals := s - anchor
+			start := s
+			s, m = s+4, m+4
+			for {
+				if s+8 > end {
+					for s < end && src[s] == src[m] {
+						s++
+						m++
+					}
+					break
+				}
+				if x := load64(src, s) ^ load64(src, m); x != 0 {
+					s += bits.TrailingZeros64(x) >> 3
+					break
+				}
+				s, m = s+8, m+8
+			}
+			length := s - start - 4
+			if d+literals+literals/255+length/255+16 > len(dst) {
+				e.cutUpTo(len(dst), anchor, d)
+				return 0
+			}
+			before := d
+			d = putSequence(dst, d, src[anchor:start], int(dist), length)
+			if d > nextCut {
+				e.cutUpTo(d+cutRoom-1, anchor, before)
+				nextCut = (e.nCuts+1)*blockSize - cutRoom
+			}
+			anchor = s
+			if s > limit {
+				break search
+			}
+			v := load64(src, s-2)
+			e.table[hash(v)] = base + uint32(s-2)
+			v = load64(src, s)
+			slot := &e.table[hash(v)]
+			dist = base + uint32(s) - *slot
+			*slot = base + uint32(s)
+			if dist > uint32(s) || dist > maxDistance || load32(src, s-int(dist)) != uint32(v) {
+				s++
+				break
+			}
+			m = s - int(dist)
+		}
+	}
+	return e.end(dst, d, anchor, src)
+}
+
+// cutUpTo notes that blocks of up to n bytes of output can be cut behind the sequences that end at d.
+func (e *lz4) cutUpTo(n, anchor, d int) {
+	for (e.nCuts+1)*blockSize <= n && e.nCuts < len(e.cuts) {
+		e.cuts[e.nCuts] = cut{int32(anchor), int32(d)}
+		e.nCuts++
+	}
+}
+
+// end ends the block with the literals from anchor on.
+func (e *lz4) end(dst []byte, d, anchor int, src []byte) int {
+	n := finish(dst, d, src[anchor:])
+	if n == 0 {
+		e.cutUpTo(len(dst), anchor, d)
+	} else {
+		e.cutUpTo(n, anchor, d)
+	}
+	return n
+}
+
+// putSequence writes literals and a match of length+4 bytes; there is room for it.
+func putSequence(dst []byte, d int, literals []byte, dist, length int) int {
+	n := len(literals)
+	token := d
+	d++
+	var t byte
+	if n < 15 {
+		t = byte(n) << 4
+		if n <= 8 && d+16 <= len(dst) && cap(literals) >= 8 {
+			// Eight bytes at once are cheaper than a call for some.
+			binary.LittleEndian.PutUint64(dst[d:], binary.LittleEndian.Uint64(literals[:8]))
+		} else {
+			copy(dst[d:], literals)
+		}
+		d += n
+	} else {
+		t = 15 << 4
+		d = putLength(dst, d, n-15)
+		d += copy(dst[d:], literals)
+	}
+	dst[d], dst[d+1] = byte(dist), byte(dist>>8)
+	d += 2
+	if length < 15 {
+		t |= byte(length)
+	} else {
+		t |= 15
+		d = putLength(dst, d, length-15)
+	}
+	dst[token] = t
+	return d
+}
+
+func putLength(dst []byte, d, n int) int {
+	for n >= 255 {
+		dst[d] = 255
+		d++
+		n -= 255
+	}
+	dst[d] = byte(n)
+	return d + 1
+}
+
+// finish ends a block with literals; 0 if they do not fit.
+func finish(dst []byte, d int, literals []byte) int {
+	if d+lastSize(len(literals)) > len(dst) {
+		return 0
+	}
+	if n := len(literals); n < 15 {
+		dst[d] = byte(n) << 4
+		d++
+	} else {
+		dst[d] = 15 << 4
+		d = putLength(dst, d+1, n-15)
+	}
+	return d + copy(dst[d:], literals)
+}
+
+// lastSize is what n literals at the end of a block take.
+func lastSize(n int) int {
+	if n < 15 {
+		return 1 + n
+	}
+	return 1 + (n-15)/255 + 1 + n
+}
+
+// cutAt shortens what compress just wrote from src to dst to the given number of output blocks: the sequences that
+// fit, and literals. It returns the lengths of input and output.
+func (e *lz4) cutAt(dst, src []byte, blocks int) (in, out int) {
+	c := e.cuts[blocks-1]
+	room := blocks*blockSize - int(c.dst)
+	n := min(room-1, len(src)-int(c.src))
+	for lastSize(n) > room {
+		n--
+	}
+	in = int(c.src) + n
+	return in, finish(dst, int(c.dst), src[c.src:in])
+}
