@@ -238,28 +238,59 @@ func newUserNS(t *testing.T, first int) *os.File {
 	return f
 }
 
+// BenchmarkRootfs makes the root of one container more of an image with 7 layers; "first" is the first one of the image.
 func BenchmarkRootfs(b *testing.B) {
-	needRoot(b)
+	needErofs(b)
 	r := newRegistry(b, registry.Options{})
 	img := registry.Image{}
-	for i := range 10 {
+	for i := range 7 {
 		img.Layers = append(img.Layers, registry.Files(map[string]string{fmt.Sprintf("d/f%d", i): "x"}))
 	}
 	add(b, r, "app", "v1", img)
-	s := openStore(b, b.TempDir())
-	got := mustPull(b, s, r.Host()+"/app:v1")
-	base := b.TempDir()
-	i := 0
-	for b.Loop() {
-		dir := filepath.Join(base, strconv.Itoa(i))
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			b.Fatal(err)
-		}
-		f, err := s.Rootfs(b.Context(), got.ID, dir, RootfsOptions{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		f.Close()
-		i++
+	for _, bc := range []struct {
+		name   string
+		format func(*Config)
+		first  bool
+	}{{"directory", directories, false}, {"erofs", asImages, false}, {"erofs/first", asImages, true}} {
+		b.Run(bc.name, func(b *testing.B) {
+			s := openStore(b, b.TempDir(), bc.format)
+			got := mustPull(b, s, r.Host()+"/app:v1")
+			base := b.TempDir()
+			i := 0
+			var cpu time.Duration
+			for b.Loop() {
+				if bc.first {
+					b.StopTimer()
+					for _, id := range got.Layers {
+						s.trees.drop(id)
+					}
+					b.StartTimer()
+				}
+				dir := filepath.Join(base, strconv.Itoa(i))
+				if err := os.Mkdir(dir, 0o700); err != nil {
+					b.Fatal(err)
+				}
+				before := cpuTime(b)
+				f, err := s.Rootfs(b.Context(), got.ID, dir, RootfsOptions{})
+				if err != nil {
+					b.Fatal(err)
+				}
+				cpu += cpuTime(b) - before
+				b.StopTimer()
+				f.Close()
+				b.StartTimer()
+				i++
+			}
+			b.ReportMetric(float64(cpu.Microseconds())/float64(i), "cpu-us/op")
+		})
 	}
+}
+
+func cpuTime(t testing.TB) time.Duration {
+	t.Helper()
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

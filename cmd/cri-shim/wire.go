@@ -246,6 +246,8 @@ func openStore(ctx context.Context, cfg *config.Config, m *nodeMetrics, log *slo
 		Verifiers:              cfg.ImageVerifierDir,
 		VerifierTimeout:        cfg.ImageVerifierTimeout.Duration,
 		Snapshotter:            cfg.Snapshotter,
+		LayerFormat:            cfg.LayerFormat,
+		LayerCompression:       cfg.LayerCompression,
 		ContainersDir:          filepath.Join(cfg.Root, "layers"),
 		Pulled:                 m.pulled,
 		SignaturePolicy:        cfg.SignaturePolicy,

@@ -110,6 +110,7 @@ func (p *parts) info(cfg *config.Config, runtime *podRuntime) func() map[string]
 			"supervisors":  p.manager.Supervisors(),
 			"checkpoint":   p.checkpoints.status(),
 			"snapshotter":  p.store.Snapshotter(),
+			"layerFormat":  p.store.LayerFormat(),
 			"layers":       p.layers.info(),
 			"problems": map[string][]string{
 				"runtime": runtime.problems(), "network": texts(p.networks.Problems()), "images": texts(p.store.Problems()),
