@@ -1,6 +1,6 @@
 #!/bin/bash
 # run-tests.sh BINDIR SOURCES LOGDIR: runs what testbin.sh compiled into BINDIR, each in its folder below
-# SOURCES, and leaves NAME.log and NAME.status in LOGDIR for hack/testsum. Needs no Go; the status is
+# SOURCES, and leaves NAME.log, NAME.status and the list in LOGDIR for hack/testsum. Needs no Go; the status is
 # testsum's to judge. Prints a line per package.
 #   RUN_AS_NOBODY=1  as the user nobody, without capabilities and with nothing of the environment
 #   JOBS             packages at a time (default 1: tests that change the machine do not meet)
@@ -12,6 +12,7 @@ sources=$(realpath "$2")
 logs=$3
 mkdir -p "$logs"
 logs=$(realpath "$logs")
+cp "$bin/list" "$logs/list"
 
 run_one() { # FOLDER NAME
   local command start=$EPOCHREALTIME status

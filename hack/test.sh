@@ -1,7 +1,8 @@
 #!/bin/bash
-# test.sh [unit]: what `make test` runs. As root: lint; all tests as the user nobody; all tests as root; a
-# look for what they left behind. Otherwise, or with "unit": the tests as an unprivileged user alone. A
-# test counts as skipped where it was skipped every time. The last line counts: N passed, N failed, N skipped.
+# test.sh [unit]: what `make test` runs. As root: lint; all tests as the user nobody; all tests as root, those of the
+# image store once more with layers as directories; a look for what they left behind. Otherwise, or with "unit": the
+# tests as an unprivileged user alone. A test counts as skipped where it was skipped every time. The last line counts:
+# N passed, N failed, N skipped.
 #   PACKAGES     what to test (default ./...)
 #   TEST_FLAGS   more flags for the test binaries, such as -test.run=...
 set -uo pipefail
@@ -50,6 +51,17 @@ as_root() {
   CRI_SHIM_LIBEXEC=$PWD/internal/payload/files hack/run-tests.sh "$work/bin" . "$work/root"
 }
 
+# The store once more with layers as directories, which it keeps where the kernel cannot use images.
+as_directories() {
+  mkdir -p "$work/bin-directories" "$work/directories"
+  awk -F '\t' '$2 == "image"' "$work/bin/list" > "$work/bin-directories/list"
+  [ -s "$work/bin-directories/list" ] || return 0
+  ln -s ../bin/image.test "$work/bin-directories/image.test"
+  CRI_SHIM_TEST_LAYER_FORMAT=directory CRI_SHIM_LIBEXEC=$PWD/internal/payload/files \
+    hack/run-tests.sh "$work/bin-directories" . "$work/directories"
+  runs+=("$work/directories")
+}
+
 no_leftovers() {
   local status=0 left
   hack/leakcheck.sh compare "$work/before" || status=1
@@ -72,6 +84,8 @@ if check build build; then
     echo "== tests, as root"
     as_root
     runs+=("$work/root")
+    echo "== tests of the image store, as root, layers as directories"
+    as_directories
     check leftovers no_leftovers
   fi
 else
@@ -88,4 +102,4 @@ if [ "$mode" = all ]; then
 fi
 # Not `go run`: its status is always 1.
 go build -o "$work/testsum" ./hack/testsum || exit 1
-"$work/testsum" "${checks[@]}" -list "$work/bin/list" "${runs[@]}"
+"$work/testsum" "${checks[@]}" "${runs[@]}"

@@ -117,8 +117,7 @@ func probeArchive() (io.Reader, error) {
 	return &b, w.Close()
 }
 
-// tryErofs makes an image as layers are made and uses it as containers do: alone, in overlays, and idmapped where this
-// machine's other mounts can be that.
+// tryErofs makes an image as layers are made and uses it as containers do, alone and in overlays.
 func (s *Store) tryErofs() (err error) {
 	dir, upper := s.path("ingest", probeLayer), filepath.Join(s.cfg.ContainersDir, "."+probeLayer)
 	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(upper)); err != nil {
@@ -153,7 +152,7 @@ func (s *Store) tryErofs() (err error) {
 		return err
 	}
 	defer below.Close()
-	return s.overlayProbe(tree, below, upper)
+	return overlayProbe(tree, below, upper)
 }
 
 func (s *Store) mountProbe(path string) (*os.File, error) {
@@ -184,7 +183,7 @@ func readProbe(tree *os.File) error {
 }
 
 // overlayProbe has the tree as the upper of two layers.
-func (s *Store) overlayProbe(tree, below *os.File, dir string) error {
+func overlayProbe(tree, below *os.File, dir string) error {
 	upper, err := os.OpenFile(filepath.Join(dir, "upper"), sys.OpenPath|sys.OpenDirectory, 0)
 	if err != nil {
 		return err
@@ -202,7 +201,12 @@ func (s *Store) overlayProbe(tree, below *os.File, dir string) error {
 	if err := useProbe(sys.Overlay{Lower: lower, Upper: upper, Work: work, Volatile: true, XIno: true}); err != nil {
 		return err
 	}
-	return s.idmapProbe(tree, below)
+	// Image volumes of one layer are such mounts.
+	c, err := sys.CloneTree(tree, true, nil)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 func useProbe(o sys.Overlay) error {
@@ -229,28 +233,33 @@ func useProbe(o sys.Overlay) error {
 	return nil
 }
 
-// idmapProbe demands nothing that directories on this machine cannot do.
-func (s *Store) idmapProbe(tree, below *os.File) error {
-	ns, err := trialUserNamespace()
+// tryMappedErofs is nil if an image can be mounted for containers in the user namespace.
+func (s *Store) tryMappedErofs(ns, below *os.File) (err error) {
+	dir, err := os.MkdirTemp(s.path("ingest"), "idmap-")
 	if err != nil {
-		return nil // there are none for containers either
+		return err
 	}
-	defer ns.Close()
-	mapped, err := sys.CloneTree(below, true, ns)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	m, err := s.mountProbe(filepath.Join(dir, imageFile))
 	if err != nil {
-		return nil // nor for directories
+		return err
+	}
+	defer m.Close()
+	tree, err := openDirAt(m, "fs")
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	mapped, err := sys.CloneTree(tree, true, ns)
+	if err != nil {
+		return err
 	}
 	defer mapped.Close()
-	image, err := sys.CloneTree(tree, true, ns)
+	o, err := sys.MountOverlay(sys.Overlay{Lower: []*os.File{mapped, below}, Readonly: true, XIno: true, Detached: true})
 	if err != nil {
-		return fmt.Errorf("idmapped: %w", err)
+		return err
 	}
-	defer image.Close()
-	m, err := sys.MountOverlay(sys.Overlay{Lower: []*os.File{image, mapped}, Readonly: true, XIno: true})
-	if err != nil {
-		return fmt.Errorf("idmapped: %w", err)
-	}
-	return m.Close()
+	return o.Close()
 }
 
 // procPath is a path to what is open.

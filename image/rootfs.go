@@ -256,7 +256,10 @@ func (s *Store) UserNamespaces() error {
 	if err != nil {
 		return err
 	}
-	return m.Close()
+	if err := m.Close(); err != nil || s.format.Name != LayerErofs {
+		return err
+	}
+	return s.tryMappedErofs(ns, lower[0])
 }
 
 // trialUserNamespace is one to try idmapped mounts with.

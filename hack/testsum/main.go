@@ -1,5 +1,5 @@
 // Testsum judges test runs: it prints what the failed tests printed, lists the skipped ones with their
-// reasons, and counts. It reads the NAME.log and NAME.status files that hack/run-tests.sh leaves, one
+// reasons, and counts. It reads the list and the NAME.log and NAME.status files that hack/run-tests.sh leaves, one
 // folder per run. A test that ran several times (as root, unprivileged) failed if it failed once, and was
 // skipped if it was skipped every time. The last line is "N passed, N failed, N skipped"; the status is 0
 // where something passed and nothing failed.
@@ -20,12 +20,11 @@ import (
 )
 
 func main() {
-	list := flag.String("list", "", "file with a line per package: import path, folder, name (from hack/testbin.sh)")
 	var s summary
 	flag.Func("check", "name=status of a check that is no test; counted as one", s.addCheck)
 	flag.Parse()
 	for _, dir := range flag.Args() {
-		if err := s.addRun(*list, dir); err != nil {
+		if err := s.addRun(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "testsum:", err)
 			os.Exit(2)
 		}
@@ -74,8 +73,9 @@ func (s *summary) addCheck(arg string) error {
 	return nil
 }
 
-// addRun reads the logs in dir of the packages in the list.
-func (s *summary) addRun(list, dir string) error {
+// addRun reads the logs in dir of the packages in its list, a line each: import path, folder, name (from hack/testbin.sh).
+func (s *summary) addRun(dir string) error {
+	list := filepath.Join(dir, "list")
 	text, err := os.ReadFile(list)
 	if err != nil {
 		return err
