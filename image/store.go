@@ -1,11 +1,12 @@
-// Package image is the image store: it pulls images from registries, keeps their layers as directories, mounts them
-// for containers, and collects what nobody needs.
+// Package image is the image store: it pulls images from registries, keeps their layers as EROFS images or directories,
+// mounts them for containers, and collects what nobody needs.
 //
 // On disk, below the root:
 //
 //	layers/ALGO/HEX/     a verified layer, by diff ID: fs/ (the tree, with overlayfs's whiteouts), layer.json,
 //	                     frame (what the tar stream had besides file contents, for export), and replaced/ (contents
-//	                     that a later entry replaced) if there are any. Of an artifact: file instead of these, or
+//	                     that a later entry replaced) if there are any. Instead of the directories, image.erofs: a file
+//	                     system that has them (see format.go, trees.go). Of an artifact: file instead of these, or
 //	                     these and blob, the layer as it came (see artifact.go)
 //	images/ALGO/HEX/     an image, by ID: image.json, attrs/ where it needs one (see attrs.go), files/ of an artifact,
 //	                     and view-BOOT/, a copy to be mounted read-only, where overlay cannot be used (see snapshot.go)
