@@ -326,4 +326,3 @@ func tempFile(t testing.TB) *os.File {
 	t.Cleanup(func() { f.Close() })
 	return f
 }
-

@@ -14,19 +14,17 @@ const (
 )
 
 const (
-	hashBits = 14
-	// maxInput bounds the input of one block: what the table's positions are safe for, and what the kernel takes.
-	maxInput = 1 << 20
+	hashBits = 13
+	// window is as far as the positions of the table reach.
+	window = 1 << 16
 	// A cut needs room for this many bytes of literals behind the last match, for the rules above.
 	cutRoom = 16
 )
 
-// lz4 compresses blocks. The table of positions is not cleared between blocks: positions go on counting, so that
-// what an earlier block left is too far away to count. A small file costs what its bytes cost.
+// lz4 compresses blocks. The table of positions is not cleared between blocks: what an earlier block left there is a
+// guess like any other, to be compared with the bytes. So a small file costs what its bytes cost.
 type lz4 struct {
-	table [1 << hashBits]uint32
-	base  uint32 // position of the first byte of the block
-	next  uint32 // position behind the last byte of the block before
+	table [1 << hashBits]uint16
 
 	// For every whole blockSize of output, where it could be cut: behind the last sequence that leaves cutRoom.
 	cuts  [maxCluster / blockSize]cut
@@ -35,57 +33,63 @@ type lz4 struct {
 
 type cut struct{ src, dst int32 }
 
-func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
-func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
+func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i : i+4]) }
+func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
 
-// hash of the low five bytes: matches of four bytes alone save nothing to speak of.
-func hash(v uint64) uint32 { return uint32((v << 24) * 889523592379 >> (64 - hashBits)) }
-
-// begin gives the block of n bytes positions of its own.
-func (e *lz4) begin(n int) {
-	if e.next == 0 || e.next > 1<<32-1-2*maxInput {
-		clear(e.table[:])
-		e.next = maxInput
-	}
-	e.base = e.next
-	e.next += uint32(n)
-	e.nCuts = 0
-}
+// hash of the low six bytes: shorter matches save little, and cost as much.
+func hash(v uint64) uint64 { return v << 16 * 227718039650203 >> (64 - hashBits) }
 
 // compress writes src as one LZ4 block to dst, of at most maxCluster bytes, and returns its length; 0 if it does not
 // fit, and then dst is as full as a cut makes it.
 func (e *lz4) compress(dst, src []byte) int {
-	e.begin(len(src))
-	if len(src) < matchMargin+1 {
-		return e.end(dst, 0, 0, src)
-	}
-	base := e.base
-	limit := len(src) - matchMargin // the last place where a match may begin
-	end := len(src) - lastLiterals  // where matches end
+	e.nCuts = 0
 	anchor, d := 0, 0
 	nextCut := blockSize - cutRoom
-
-	e.table[hash(load64(src, 0))] = base
+	end := len(src) - lastLiterals // where matches end
+	base := 0                      // the position that is 0 in the table
 	s := 1
-search:
 	for {
-		var dist uint32
-		miss := 1 << 5
+		// How far matches may begin: with literals up to there dst is full.
+		limit := min(len(src)-matchMargin, anchor+len(dst)-d)
+		if s > limit {
+			return e.end(dst, d, anchor, src)
+		}
+		if s-base >= window-4 {
+			base = s
+		}
+		limit = min(limit, base+window-4)
+		v := load64(src, s)
+		m := 0
+		// Three of four places are looked at, at least; fewer, the longer nothing is found.
 		for {
-			if s > limit {
-				break search
-			}
-			v := load64(src, s)
-			slot := &e.table[hash(v)]
-			dist = base + uint32(s) - *slot
-			*slot = base + uint32(s)
-			if dist <= uint32(s) && dist <= maxDistance && load32(src, s-int(dist)) == uint32(v) {
+			h0, h1, h2 := hash(v), hash(v>>8), hash(v>>16)
+			m0, m1 := base+int(e.table[h0]), base+int(e.table[h1])
+			e.table[h0], e.table[h1] = uint16(s-base), uint16(s+1-base)
+			if m0 < s && load32(src, m0) == uint32(v) {
+				m = m0
 				break
 			}
-			s += miss >> 5
-			miss++
+			m2 := base + int(e.table[h2])
+			e.table[h2] = uint16(s + 2 - base)
+			if m1 <= s && load32(src, m1) == uint32(v>>8) {
+				m = m1
+				s++
+				break
+			}
+			if m2 <= s+1 && load32(src, m2) == uint32(v>>16) {
+				m = m2
+				s += 2
+				break
+			}
+			s += (s-anchor)>>6 + 4
+			if s > limit {
+				break
+			}
+			v = load64(src, s)
 		}
-		m := s - int(dist)
+		if s > limit {
+			continue
+		}
 		for m > 0 && s > anchor && src[m-1] == src[s-1] {
 			m--
 			s--
@@ -93,6 +97,7 @@ search:
 		for {
 			literals := s - anchor
 			start := s
+			dist := s - m
 			s, m = s+4, m+4
 			for {
 				if s+8 > end {
@@ -109,34 +114,31 @@ search:
 				s, m = s+8, m+8
 			}
 			length := s - start - 4
-			if d+literals+literals/255+length/255+16 > len(dst) {
+			if d+literals+(literals+length)>>7+16 > len(dst) {
 				e.cutUpTo(len(dst), anchor, d)
 				return 0
 			}
 			before := d
-			d = putSequence(dst, d, src[anchor:start], int(dist), length)
+			d = putSequence(dst, d, src[anchor:start], dist, length)
 			if d > nextCut {
 				e.cutUpTo(d+cutRoom-1, anchor, before)
 				nextCut = (e.nCuts+1)*blockSize - cutRoom
 			}
 			anchor = s
 			if s > limit {
-				break search
+				break
 			}
 			v := load64(src, s-2)
-			e.table[hash(v)] = base + uint32(s-2)
-			v = load64(src, s)
-			slot := &e.table[hash(v)]
-			dist = base + uint32(s) - *slot
-			*slot = base + uint32(s)
-			if dist > uint32(s) || dist > maxDistance || load32(src, s-int(dist)) != uint32(v) {
+			h := hash(v >> 16)
+			e.table[hash(v)] = uint16(s - 2 - base)
+			m = base + int(e.table[h])
+			e.table[h] = uint16(s - base)
+			if m >= s || load32(src, m) != uint32(v>>16) {
 				s++
 				break
 			}
-			m = s - int(dist)
 		}
 	}
-	return e.end(dst, d, anchor, src)
 }
 
 // cutUpTo notes that blocks of up to n bytes of output can be cut behind the sequences that end at d.

@@ -237,4 +237,3 @@ func TestDirectories(t *testing.T) {
 		}
 	}
 }
-

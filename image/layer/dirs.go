@@ -54,16 +54,18 @@ func (x *extractor) makeDir(name string) (int, error) {
 	if err := x.note(name); err != nil {
 		return -1, err
 	}
-	if err := x.t.mkdirImplied(parent, base); err != nil {
+	fd, err := x.t.mkdirImplied(parent, base)
+	if err != nil {
 		return -1, err
 	}
 	if err := x.opaqueIfHidden(parent, name, base); err != nil {
+		x.t.close(fd)
 		return -1, err
 	}
 	x.implied[name] = struct{}{}
 	x.res.Inodes++
 	x.res.DiskSize += blockSize
-	return x.t.open(name)
+	return fd, nil
 }
 
 func isWhiteout(st syscall.Stat_t) bool {

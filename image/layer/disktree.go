@@ -35,11 +35,14 @@ func (t *diskTree) mkdir(dir int, base string, perm uint32) error {
 	return sys.Mkdirat(dir, base, perm)
 }
 
-func (t *diskTree) mkdirImplied(dir int, base string) error {
+func (t *diskTree) mkdirImplied(dir int, base string) (int, error) {
 	if err := sys.Mkdirat(dir, base, 0o755); err != nil {
-		return err
+		return -1, err
 	}
-	return sys.Chmodat(dir, base, 0o755) // the umask
+	if err := sys.Chmodat(dir, base, 0o755); err != nil { // the umask
+		return -1, err
+	}
+	return sys.OpenBeneath(dir, base, sys.OpenPath|sys.OpenDirectory, 0)
 }
 
 func (t *diskTree) symlink(target string, dir int, base string) error {

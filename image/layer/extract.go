@@ -1,4 +1,4 @@
-// Package layer turns a layer's tar stream into a directory that overlayfs can use, and back.
+// Package layer turns a layer's tar stream into a directory or an image that overlayfs can use, and back.
 //
 // A layer is unpacked without its parents: whiteouts become what overlayfs takes for them, and directories that the
 // tar stream does not have entries for are reported, since their owner and mode are those of a lower layer.

@@ -26,8 +26,8 @@ const (
 	xattrValueMax = 64 << 10
 )
 
-// maxImageNames bounds the memory of an imageTree, about 200 bytes a name.
-const maxImageNames = 1 << 20
+// maxImageNames bounds the memory of an imageTree. Tests have less.
+var maxImageNames = 1 << 20
 
 // imageTree keeps the names of a layer in memory, where they behave like those of a directory, and writes the contents
 // of its files to an image. The other inodes are written when all is known.
@@ -233,7 +233,12 @@ func (t *imageTree) mkdir(dir int, base string, perm uint32) error {
 	return nil
 }
 
-func (t *imageTree) mkdirImplied(dir int, base string) error { return t.mkdir(dir, base, 0o755) }
+func (t *imageTree) mkdirImplied(dir int, base string) (int, error) {
+	if err := t.mkdir(dir, base, 0o755); err != nil {
+		return -1, err
+	}
+	return len(t.dirs) - 1, nil
+}
 
 func (t *imageTree) symlink(target string, dir int, base string) error {
 	if len(target) >= pathMax {
@@ -303,6 +308,9 @@ func (t *imageTree) setAttrs(dir int, base string, a attrs) error {
 	if err != nil {
 		return err
 	}
+	if n.img == nil {
+		return n.set(a)
+	}
 	before := *n
 	had := slices.Clone(n.xattrs())
 	if err := n.set(a); err != nil {
@@ -310,7 +318,7 @@ func (t *imageTree) setAttrs(dir int, base string, a attrs) error {
 	}
 	same := n.mode == before.mode && n.uid == before.uid && n.gid == before.gid && n.sec == before.sec && n.nsec == before.nsec &&
 		slices.EqualFunc(n.xattrs(), had, func(a, b erofs.Xattr) bool { return a.Name == b.Name && string(a.Value) == string(b.Value) })
-	if n.img == nil || same {
+	if same {
 		return nil
 	}
 	if err := t.w.SetAttr(n.img, n.attr()); err != nil {

@@ -18,8 +18,8 @@ type tree interface {
 	stat(dir int, base string) (fileStat, error)
 
 	mkdir(dir int, base string, perm uint32) error
-	// mkdirImplied makes a directory of which nothing is known, with mode 0755.
-	mkdirImplied(dir int, base string) error
+	// mkdirImplied makes and opens a directory of which nothing is known, with mode 0755.
+	mkdirImplied(dir int, base string) (int, error)
 	symlink(target string, dir int, base string) error
 	mknod(dir int, base string, mode uint32, major, minor uint32) error
 	link(fromDir int, from string, dir int, base string) error
