@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	pb "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/image"
 )
 
@@ -27,10 +29,15 @@ func TestImageUpkeep(t *testing.T) {
 		t.Errorf("image verify = %q; want nothing damaged", out)
 	}
 	layer := n.path("root", "images", "layers", "sha256", p.DiffIDs[0].Encoded())
-	file := filepath.Join(layer, "image.erofs")
-	if _, err := os.Lstat(file); err != nil { // a kernel that cannot use images
-		file = filepath.Join(layer, "fs", "etc", "name")
+	resp, err := n.Status(ctx(t), &pb.StatusRequest{Verbose: true})
+	if err != nil {
+		t.Fatal(err)
 	}
+	var how struct{ Name, Reason string }
+	if err := json.Unmarshal([]byte(resp.Info["layerFormat"]), &how); err != nil || how.Reason == "" {
+		t.Fatalf("Status: layers %s, %v; want a format and the reason", resp.Info["layerFormat"], err)
+	}
+	file := filepath.Join(layer, map[string]string{"erofs": "image.erofs", "directory": "fs/etc/name"}[how.Name])
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}

@@ -42,6 +42,9 @@ func TestNativeSnapshotter(t *testing.T) {
 	if err := json.Unmarshal([]byte(resp.Info["snapshotter"]), &how); err != nil || how.Name != "native" || how.Reason != "configured" {
 		t.Errorf("Status: snapshotter %s, %v; want native, configured", resp.Info["snapshotter"], err)
 	}
+	if err := json.Unmarshal([]byte(resp.Info["layerFormat"]), &how); err != nil || how.Name != "directory" || how.Reason != "root file systems are copies" {
+		t.Errorf("Status: layers %s, %v; want directories, because of the copies", resp.Info["layerFormat"], err)
+	}
 	if resp.RuntimeHandlers[0].Features.UserNamespaces {
 		if got := n.runPod(t, ownUsers(pb.NamespaceMode_CONTAINER)).output(t, "stat -c %u:%g /kept; touch /x && stat -c %u /x", useImage); got != "0:0\n0\n" {
 			t.Errorf("a copy in a user namespace: %q; want its root's files", got)
