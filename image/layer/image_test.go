@@ -337,35 +337,57 @@ func someArchive(choice []byte) []entry {
 
 const capability = "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 
-// TestImageGenerated: archives in which entries replace, hide and link one another in every way.
+// TestImageGenerated: archives in which entries replace, hide and link one another in every way. Most have an entry that is
+// refused and tells nothing of what would have come after it, so of the others those are left out.
 func TestImageGenerated(t *testing.T) {
 	needRoot(t)
-	good := 0
-	const n = 300
+	const n = 200
 	for seed := range uint64(n) {
 		r := rand.New(rand.NewPCG(seed, 2))
-		choice := make([]byte, 4*(1+r.IntN(12)))
+		choice := make([]byte, 4*(1+r.IntN(32)))
 		for i := range choice {
 			choice[i] = byte(r.Uint32())
 		}
 		ok := t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			entries := someArchive(choice)
+			whole := seed%4 == 0
+			if !whole {
+				entries = accepted(t, entries)
+			}
 			var frame bytes.Buffer
 			o := Options{MaxEntries: 1000}
-			if seed%4 != 0 {
+			if seed%3 != 0 {
 				o.Frame = &frame
 			}
-			if _, _, err := unpack(t, makeTar(t, someArchive(choice)...), o); err == nil {
-				good++
+			if _, _, err := unpack(t, makeTar(t, entries...), o); err != nil && !whole {
+				t.Errorf("Unpack() = %v, but an image can be made of it", err)
 			}
 		})
 		if !ok {
 			t.Logf("choice %x", choice)
 		}
 	}
-	if good < n/5 {
-		t.Errorf("%d of %d archives can be unpacked; the others show little", good, n)
+}
+
+// accepted is the entries but those that an image cannot be made with after what is before them.
+func accepted(t *testing.T, entries []entry) []entry {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Logf("%d of %d archives can be unpacked", good, n)
+	defer f.Close()
+	var some []entry
+	for _, e := range entries {
+		if err := f.Truncate(0); err != nil {
+			t.Fatal(err)
+		}
+		more := append(slices.Clip(some), e)
+		if _, err := UnpackImage(t.Context(), bytes.NewReader(makeTar(t, more...)), f, ImageOptions{Plain: true}); err == nil {
+			some = more
+		}
+	}
+	return some
 }
 
 func FuzzUnpackImage(f *testing.F) {
