@@ -310,7 +310,11 @@ func tryImage(path string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", layer.ErrNoImage, err)
 	}
-	return m, nil
+	fs, err := openDirAt(m, "fs")
+	if err != nil {
+		return nil, errors.Join(layer.ErrNoImage, err, m.Close())
+	}
+	return m, fs.Close()
 }
 
 // unpacked notes what came of a tar stream.

@@ -207,7 +207,10 @@ func (s *Store) openTree(id digest.Digest, info *layerInfo) (*tree, error) {
 			return other, nil
 		}
 	}
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrDigest):
+		return nil, fmt.Errorf("layer %s is damaged (cri-shim image verify --repair fetches it again): %w", id, err)
+	case err != nil:
 		return nil, fmt.Errorf("layer %s: %w", id, err)
 	}
 	return t, nil
