@@ -18,7 +18,6 @@ import (
 type image struct {
 	b          []byte
 	compressed bool
-	nodes      uint64
 }
 
 // readImage returns the tree of an image.
