@@ -233,6 +233,32 @@ func readLog(fs int) (string, error) {
 	return string(b[:max(n, 0)]), err
 }
 
+// both writes the tree as an image and compares what the reader of these tests and what the kernel see of it.
+func (tr tree) both(t *testing.T, o erofs.Options) *os.File {
+	t.Helper()
+	f := tempFile(t)
+	n := tr.write(t, f, o)
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if int64(len(b)) != n {
+		t.Errorf("Close() = %d; the file has %d bytes", n, len(b))
+	}
+	tr.checkImage(t, b)
+	t.Run("kernel", func(t *testing.T) { tr.check(t, look(t, mount(t, f.Name()))) })
+	return f
+}
+
+func (tr tree) checkImage(t testing.TB, b []byte) {
+	t.Helper()
+	got, err := readImage(b)
+	if err != nil {
+		t.Fatalf("the image: %v", err)
+	}
+	tr.check(t, got)
+}
+
 // look reads a mounted tree.
 func look(t testing.TB, root string) map[string]seen {
 	t.Helper()
@@ -273,10 +299,15 @@ func lookAt(p string) (s seen, err error) {
 			return s, err
 		}
 	}
-	buf := make([]byte, 1<<16)
-	n, err := unix.Llistxattr(p, buf)
+	n, err := unix.Llistxattr(p, nil)
 	if err != nil {
 		return s, fmt.Errorf("llistxattr %s: %w", p, err)
+	}
+	buf := make([]byte, n)
+	if n > 0 {
+		if n, err = unix.Llistxattr(p, buf); err != nil {
+			return s, fmt.Errorf("llistxattr %s: %w", p, err)
+		}
 	}
 	for name := range strings.SplitSeq(strings.TrimSuffix(string(buf[:n]), "\x00"), "\x00") {
 		if name == "" {

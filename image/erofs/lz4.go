@@ -1,7 +1,6 @@
 package erofs
 
 import (
-	"encoding/binary"
 	"math/bits"
 )
 
@@ -33,8 +32,8 @@ type lz4 struct {
 
 type cut struct{ src, dst int32 }
 
-func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i : i+4]) }
-func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
+func load32(b []byte, i int) uint32 { return le.Uint32(b[i : i+4]) }
+func load64(b []byte, i int) uint64 { return le.Uint64(b[i : i+8]) }
 
 // hash of the low six bytes: shorter matches save little, and cost as much.
 func hash(v uint64) uint64 { return v << 16 * 227718039650203 >> (64 - hashBits) }
@@ -90,9 +89,10 @@ func (e *lz4) compress(dst, src []byte) int {
 		if s > limit {
 			continue
 		}
-		for m > 0 && s > anchor && src[m-1] == src[s-1] {
-			m--
-			s--
+		// Back to where it really begins: mostly not far, and never before anchor.
+		if m >= 8 {
+			n := min(bits.LeadingZeros64(load64(src, s-8)^load64(src, m-8))>>3, s-anchor)
+			s, m = s-n, m-n
 		}
 		for {
 			literals := s - anchor
@@ -114,12 +114,37 @@ func (e *lz4) compress(dst, src []byte) int {
 				s, m = s+8, m+8
 			}
 			length := s - start - 4
-			if d+literals+(literals+length)>>7+16 > len(dst) {
+			if d+literals+(literals+length)>>7+20 > len(dst) {
 				e.cutUpTo(len(dst), anchor, d)
 				return 0
 			}
 			before := d
-			d = putSequence(dst, d, src[anchor:start], dist, length)
+			token := d
+			d++
+			var t byte
+			if literals < 15 && anchor+16 <= len(src) {
+				t = byte(literals) << 4
+				// Sixteen bytes at once are cheaper than a call for some; there is room for them.
+				le.PutUint64(dst[d:d+8], load64(src, anchor))
+				le.PutUint64(dst[d+8:d+16], load64(src, anchor+8))
+				d += literals
+			} else if literals < 15 {
+				t = byte(literals) << 4
+				d += copy(dst[d:], src[anchor:start])
+			} else {
+				t = 15 << 4
+				d = putLength(dst, d, literals-15)
+				d += copy(dst[d:], src[anchor:start])
+			}
+			le.PutUint16(dst[d:d+2], uint16(dist))
+			d += 2
+			if length < 15 {
+				t |= byte(length)
+			} else {
+				t |= 15
+				d = putLength(dst, d, length-15)
+			}
+			dst[token] = t
 			if d > nextCut {
 				e.cutUpTo(d+cutRoom-1, anchor, before)
 				nextCut = (e.nCuts+1)*blockSize - cutRoom
@@ -158,38 +183,6 @@ func (e *lz4) end(dst []byte, d, anchor int, src []byte) int {
 		e.cutUpTo(n, anchor, d)
 	}
 	return n
-}
-
-// putSequence writes literals and a match of length+4 bytes; there is room for it.
-func putSequence(dst []byte, d int, literals []byte, dist, length int) int {
-	n := len(literals)
-	token := d
-	d++
-	var t byte
-	if n < 15 {
-		t = byte(n) << 4
-		if n <= 8 && d+16 <= len(dst) && cap(literals) >= 8 {
-			// Eight bytes at once are cheaper than a call for some.
-			binary.LittleEndian.PutUint64(dst[d:], binary.LittleEndian.Uint64(literals[:8]))
-		} else {
-			copy(dst[d:], literals)
-		}
-		d += n
-	} else {
-		t = 15 << 4
-		d = putLength(dst, d, n-15)
-		d += copy(dst[d:], literals)
-	}
-	dst[d], dst[d+1] = byte(dist), byte(dist>>8)
-	d += 2
-	if length < 15 {
-		t |= byte(length)
-	} else {
-		t |= 15
-		d = putLength(dst, d, length-15)
-	}
-	dst[token] = t
-	return d
 }
 
 func putLength(dst []byte, d, n int) int {

@@ -55,6 +55,7 @@ func NewWriter(f File, o Options) (*Writer, error) {
 	w := &Writer{compress: o.Compress}
 	w.f = f
 	w.b = pool.Get().(*buffers)
+	clear(w.b.lz4.table[:]) // what another image left there must not decide how this one comes out
 	// The first block is written last.
 	w.base = blockSize
 	return w, nil

@@ -533,6 +533,7 @@ func TestImageLimits(t *testing.T) {
 		"capability of root":   {[]entry{with(file("f", ""), xattrCapability, "\x01\x00\x00\x03"+capability[4:]+"\x00\x00\x00\x00")}, false},
 		"capability of nobody": {[]entry{with(file("f", ""), xattrCapability, "\x01\x00\x00\x03"+capability[4:]+"\xff\xff\xff\xff")}, true},
 		"capability, empty":    {[]entry{with(file("f", ""), xattrCapability, "")}, false},
+		"empty, and a link":    {[]entry{with(file("f", ""), xattrCapability, ""), link(tar.TypeLink, "l", "f")}, false},
 		"capability, revision": {[]entry{with(file("f", ""), xattrCapability, "\x01\x00\x00\x01"+capability[4:])}, true},
 		"capability, short":    {[]entry{with(file("f", ""), xattrCapability, capability[:19])}, true},
 		"largest owner":        {[]entry{by(file("f", ""), 1<<32-2, 0o644)}, false},

@@ -330,9 +330,9 @@ func (t *imageTree) setAttrs(dir int, base string, a attrs) error {
 // set is chown, setxattr, chmod and utimensat.
 func (n *inode) set(a attrs) error {
 	n.uid, n.gid = uint32(a.uid), uint32(a.gid)
-	// chown takes capabilities away.
+	// chown takes capabilities away, but sees none in what is empty.
 	if a.linked && n.more != nil {
-		n.more.xattrs = slices.DeleteFunc(n.more.xattrs, func(x erofs.Xattr) bool { return x.Name == xattrCapability })
+		n.more.xattrs = slices.DeleteFunc(n.more.xattrs, func(x erofs.Xattr) bool { return x.Name == xattrCapability && len(x.Value) > 0 })
 	}
 	if err := a.xattrs(n.kind(), n.setXattr); err != nil {
 		return err
