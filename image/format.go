@@ -41,8 +41,8 @@ type LayerFormat struct {
 // too, but for EROFS images that the kernel cannot mount.
 func (s *Store) LayerFormat() LayerFormat { return s.format }
 
-// errNoErofs is why layers that are EROFS images cannot be used on this machine, nil if they can. It is tried out once.
-func (s *Store) errNoErofs() error {
+// noErofs is why layers that are EROFS images cannot be used on this machine, nil if they can. It is tried out once.
+func (s *Store) noErofs() error {
 	s.erofs.Do(func() {
 		if os.Geteuid() != 0 {
 			s.erofsErr = fmt.Errorf("not tried: needs root: %w", errors.ErrUnsupported)
@@ -73,7 +73,7 @@ func (s *Store) chooseLayerFormat() error {
 		s.format = LayerFormat{Name: LayerDirectory, Reason: "root file systems are copies"}
 		return nil
 	}
-	err := s.errNoErofs()
+	err := s.noErofs()
 	switch {
 	case err == nil:
 		s.format = LayerFormat{Name: LayerErofs, Reason: "the kernel mounts EROFS images below " + s.cfg.Root, Compression: s.cfg.LayerCompression}

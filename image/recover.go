@@ -114,7 +114,7 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	}
 	if err == nil && info.Format == LayerErofs {
 		// It may be good for a kernel that is to come back: it is not thrown away. A pull puts another one in its place.
-		if err := s.errNoErofs(); err != nil {
+		if err := s.noErofs(); err != nil {
 			return fmt.Errorf("layer %s is an EROFS image: %w", id, err)
 		}
 	}
