@@ -232,7 +232,7 @@ func (n *node) launch(c *Prepared) (*launcher.Child, *running) {
 	p := launcher.Process{
 		Init: n.init, Message: message, Stdio: [3]*os.File{null, outW, outW}, Files: c.Files,
 		CloneFlags: c.CloneFlags, Cgroup: c.CgroupFD, Server: &n.server,
-		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, Host: c.Host, Affinity: c.Affinity, Late: c.LatePID,
+		UserNamespace: c.UserNamespace, TimeNamespace: c.TimeNamespace, TimeOffsets: c.TimeOffsets, Host: c.Host, Affinity: c.Affinity, Late: c.LatePID,
 	}
 	if c.PIDNamespace != "" {
 		if p.PIDNamespace, err = os.Open(c.PIDNamespace); err != nil {
