@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -421,6 +422,7 @@ func TestPrepareLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Root.Close()
+	runtime.GC() // closes what other tests have forgotten, now or a little later
 	before := openFiles(t)
 	for name, change := range map[string]func(*Params){
 		"build":  func(p *Params) { p.Image.User = "who" },
@@ -453,7 +455,7 @@ func TestPrepareLeavesNothing(t *testing.T) {
 	if err := c.Undo(t.Context()); err != nil {
 		t.Errorf("Undo again = %v; want nil", err)
 	}
-	if after := openFiles(t); after != before {
+	if after := openFiles(t); after > before {
 		t.Errorf("%d descriptors are open; want %d", after, before)
 	}
 }
