@@ -256,7 +256,7 @@ func (w *Writer) writeDirInode(d *Dir, root bool) error {
 	w.count++
 	h := inodeHead{
 		layout: layoutPlain, attr: &d.Attr, size: int64(p.blocks)*blockSize + int64(p.tail), where: p.first,
-		number: w.count, links: 2 + p.subs, xattrs: p.xattrs,
+		number: uint32(p.off / slotSize), links: 2 + p.subs, xattrs: p.xattrs,
 	}
 	size := inodeSize + p.xattrs
 	if !p.plain {

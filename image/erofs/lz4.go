@@ -1,8 +1,6 @@
 package erofs
 
-import (
-	"math/bits"
-)
+import "math/bits"
 
 // The rules of the LZ4 block format at the end of a block: the last five bytes are literals, and the last match
 // begins at least twelve bytes before the end.

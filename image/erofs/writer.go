@@ -164,7 +164,7 @@ func (w *Writer) writeInode(n node) (*Inode, error) {
 // putInode writes the inode to its place. body is the length of what n.body is, or of what is there already.
 func (w *Writer) putInode(n node, off, body int64) (*Inode, error) {
 	w.count++
-	n.head.attr, n.head.number, n.head.links, n.head.xattrs = n.attr, w.count, 1, len(n.xattrs)
+	n.head.attr, n.head.number, n.head.links, n.head.xattrs = n.attr, uint32(off/slotSize), 1, len(n.xattrs)
 	i := &Inode{
 		off: off, size: n.head.size, mode: n.attr.Mode, xattrs: int32(len(n.xattrs)), where: n.head.where,
 		body: body, tail: uint16(len(n.tail)), layout: n.head.layout,
@@ -236,10 +236,9 @@ func (w *Writer) setAttr(i *Inode, a *Attr, xattrs []byte) error {
 		i.off, i.xattrs = off, int32(len(xattrs))
 	}
 	i.mode = a.Mode
-	w.count++
 	var head [inodeSize]byte
 	inodeHead{
-		layout: i.layout, attr: a, size: i.size, where: i.where, number: w.count, links: 1, xattrs: len(xattrs),
+		layout: i.layout, attr: a, size: i.size, where: i.where, number: uint32(i.off / slotSize), links: 1, xattrs: len(xattrs),
 	}.put(head[:])
 	if err := w.patch(head[:], i.off); err != nil {
 		return err
