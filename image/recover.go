@@ -108,17 +108,12 @@ func (s *Store) problem(path string, err error) {
 // loadLayer takes a layer into the set. One that cannot be read is thrown away: it can be pulled again.
 func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	b, err := os.ReadFile(filepath.Join(dir, "layer.json"))
-	info := &layerInfo{}
+	var info *layerInfo
 	if err == nil {
-		err = json.Unmarshal(b, info)
+		info, err = parseLayer(b, id)
 	}
 	if err == nil {
-		err = info.check(id)
-	}
-	for _, name := range info.content() {
-		if err == nil {
-			err = checkContent(filepath.Join(dir, name), info)
-		}
+		err = info.checkContent(dir)
 	}
 	if err == nil && info.Format == LayerErofs {
 		// It may be good for a kernel that is to come back: it is not thrown away. A pull puts another one in its place.
@@ -138,12 +133,27 @@ func (s *Store) loadLayer(dir string, id digest.Digest) error {
 	return nil
 }
 
-func checkContent(path string, info *layerInfo) error {
-	st, err := os.Lstat(path)
-	if err == nil && filepath.Base(path) == imageFile && st.Size() != info.Image.Size {
-		err = fmt.Errorf("%s has %d bytes, and had %d: %w", path, st.Size(), info.Image.Size, ErrInvalid)
+// parseLayer reads a layer.json of a version that this build knows.
+func parseLayer(b []byte, id digest.Digest) (*layerInfo, error) {
+	info := &layerInfo{}
+	if err := json.Unmarshal(b, info); err != nil {
+		return nil, err
 	}
-	return err
+	return info, info.check(id)
+}
+
+// checkContent looks whether the layer has what it is made of.
+func (i *layerInfo) checkContent(dir string) error {
+	for _, name := range i.content() {
+		st, err := os.Lstat(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if name == imageFile && st.Size() != i.Image.Size {
+			return fmt.Errorf("%s has %d bytes, and had %d: %w", name, st.Size(), i.Image.Size, ErrInvalid)
+		}
+	}
+	return nil
 }
 
 func (s *Store) loadImage(dir string, id digest.Digest) (*record, error) {

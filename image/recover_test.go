@@ -507,6 +507,29 @@ func FuzzManifest(f *testing.F) {
 	})
 }
 
+func FuzzLayer(f *testing.F) {
+	id := digest.FromString("layer")
+	for _, info := range []layerInfo{
+		{Version: layerVersion, DiffID: id}, {Version: layerVersionImage, DiffID: id, Format: LayerErofs, Image: &imageInfo{Size: 4096}},
+		{Version: layerVersion, Part: &partInfo{ID: id, File: true, Kept: true}},
+	} {
+		f.Add(mustJSON(f, info))
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		info, err := parseLayer(b, id)
+		if err != nil {
+			return
+		}
+		if info.id() != id {
+			t.Errorf("parseLayer took a layer of %s", info.id())
+		}
+		if err := info.checkContent(dir); err == nil {
+			t.Error("checkContent of nothing = nil")
+		}
+	})
+}
+
 func FuzzRecord(f *testing.F) {
 	config := []byte(`{"rootfs":{"diff_ids":["sha256:` + strings.Repeat("0", 64) + `"]}}`)
 	id := digest.FromBytes(config)
