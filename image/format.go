@@ -119,13 +119,13 @@ func probeArchive() (io.Reader, error) {
 
 // tryErofs makes an image as layers are made and uses it as containers do, alone and in overlays.
 func (s *Store) tryErofs() (err error) {
-	dir, upper := s.path("ingest", probeLayer), filepath.Join(s.cfg.ContainersDir, "."+probeLayer)
-	if err := errors.Join(os.RemoveAll(dir), os.RemoveAll(upper)); err != nil {
+	dir := s.path("ingest", probeLayer)
+	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir), os.RemoveAll(upper)) }()
-	for _, d := range []string{filepath.Join(dir, "below", "dir"), filepath.Join(upper, "upper"), filepath.Join(upper, "work")} {
-		if err := os.MkdirAll(d, 0o700); err != nil {
+	defer func() { err = errors.Join(err, s.discard(dir)) }() // deleting it takes as long as the rest: later
+	for _, d := range []string{"below/dir", "upper", "work"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
 			return err
 		}
 	}
@@ -147,12 +147,7 @@ func (s *Store) tryErofs() (err error) {
 	if err := readProbe(tree); err != nil || s.copies {
 		return err
 	}
-	below, err := os.OpenFile(filepath.Join(dir, "below"), sys.OpenPath|sys.OpenDirectory, 0)
-	if err != nil {
-		return err
-	}
-	defer below.Close()
-	return overlayProbe(tree, below, upper)
+	return overlayProbe(tree, dir)
 }
 
 func (s *Store) mountProbe(path string) (*os.File, error) {
@@ -183,17 +178,17 @@ func readProbe(tree *os.File) error {
 }
 
 // overlayProbe has the tree as the upper of two layers.
-func overlayProbe(tree, below *os.File, dir string) error {
-	upper, err := os.OpenFile(filepath.Join(dir, "upper"), sys.OpenPath|sys.OpenDirectory, 0)
-	if err != nil {
-		return err
+func overlayProbe(tree *os.File, dir string) error {
+	var open []*os.File
+	defer func() { closeAll(open) }()
+	for _, name := range []string{"below", "upper", "work"} {
+		f, err := os.OpenFile(filepath.Join(dir, name), sys.OpenPath|sys.OpenDirectory, 0)
+		if err != nil {
+			return err
+		}
+		open = append(open, f)
 	}
-	defer upper.Close()
-	work, err := os.OpenFile(filepath.Join(dir, "work"), sys.OpenPath|sys.OpenDirectory, 0)
-	if err != nil {
-		return err
-	}
-	defer work.Close()
+	below, upper, work := open[0], open[1], open[2]
 	lower := []*os.File{tree, below}
 	if err := useProbe(sys.Overlay{Lower: lower, Readonly: true, XIno: true}); err != nil {
 		return fmt.Errorf("read-only: %w", err)
