@@ -48,6 +48,7 @@ type Child struct {
 	reports *os.File
 	page    *os.File // of a Late one, with the workload's PID
 	reap    func(pid int) syscall.WaitStatus
+	ended   func(executed bool) // lets the server get ready for the next one like it
 }
 
 // Start makes the process. An error is an *initmsg.Report, as those of the init are.
@@ -70,16 +71,18 @@ func Start(p Process) (*Child, error) {
 			c.reap = sys.WaitChild
 		}
 	}
-	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
+	attr := sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
-	})
+	}
+	pid, pidfd, err := p.Server.spawn(attr)
 	if err != nil {
 		c.close()
 		return nil, failed("clone", err)
 	}
 	c.PID, c.Pidfd = pid, pidfd
+	c.ended = p.Server.next(attr, p.Message)
 	return c, nil
 }
 
@@ -100,6 +103,7 @@ func failed(stage string, err error) *initmsg.Report {
 // went wrong, or that the init was killed.
 func (c *Child) Executed() (warnings []string, err error) {
 	defer c.close()
+	defer func() { c.ended(err == nil) }()
 	warnings, name, err := readReports(c.reports, initmsg.KindExecute)
 	if c.page == nil {
 		return warnings, err
@@ -162,6 +166,7 @@ func lastStep(status syscall.WaitStatus, pid int, name string) error {
 // Ready waits until everything is set up and the init waits at its start file.
 func (c *Child) Ready() (warnings []string, err error) {
 	defer c.reports.Close()
+	defer c.ended(false)
 	return ReadReports(c.reports, initmsg.KindReady)
 }
 
