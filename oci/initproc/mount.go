@@ -91,9 +91,8 @@ func (s *setup) setFresh(target string, fd int) {
 
 // mountInFresh does the mount if its target is a new entry of the tmpfs that was mounted before it.
 func (s *setup) mountInFresh(src int, dir bool, m *initmsg.Mount) (done bool, err error) {
-	name, below := strings.CutPrefix(m.Target, s.fresh.target+"/")
-	if s.fresh.fd < 0 || !below || name == "" || name == "." || name == ".." || strings.IndexByte(name, '/') >= 0 ||
-		m.Propagation&unix.MS_SHARED != 0 || m.TmpCopyUp || m.ReadonlyAtEnd || m.IVersion || m.NoFollow {
+	name, below := directlyBelow(m.Target, s.fresh.target)
+	if s.fresh.fd < 0 || !below || !quick(m) {
 		return false, nil
 	}
 	mode := m.CreateMode
@@ -108,6 +107,21 @@ func (s *setup) mountInFresh(src int, dir bool, m *initmsg.Mount) (done bool, er
 		return true, err
 	}
 	return true, wrap("attach", "", unix.MoveMount(src, "", s.fresh.fd, name, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// directlyBelow is the name of path in dir.
+func directlyBelow(path, dir string) (name string, ok bool) {
+	path, ok = strings.CutPrefix(path, dir)
+	if !ok || path == "" || path[0] != '/' {
+		return "", false
+	}
+	name = path[1:]
+	return name, name != "" && name != "." && name != ".." && strings.IndexByte(name, '/') < 0
+}
+
+// quick says that a mount is attached and that is all.
+func quick(m *initmsg.Mount) bool {
+	return m.Propagation&unix.MS_SHARED == 0 && !m.TmpCopyUp && !m.ReadonlyAtEnd && !m.IVersion && !m.NoFollow && !m.Remount
 }
 
 // finishMounts makes read-only what first had to take the targets of later mounts: the mounts themselves, by

@@ -64,9 +64,11 @@ func (sv *server) standBy(flags uint64) error {
 	}
 	data = data[:n]
 	sv.ahead = &standby{flags: flags, namespace: -1, root: -1, null: -1, empty: -1}
+	umask := unix.Umask(0)
 	if sv.ahead.message, err = initmsg.Decode(data); err != nil || sv.ahead.prepare() != nil {
 		syscall.Exit(1)
 	}
+	unix.Umask(umask)
 	sv.touch(data)
 	if sv.reply(unix.Getpid(), 0) != 0 {
 		syscall.Exit(0)
@@ -282,10 +284,9 @@ func isCoverable(path string) bool {
 
 // makeDirs makes the targets of the mounts that follow in a new tmpfs, as mountInFresh would.
 func (a *standby) makeDirs(made *readyMount, next []initmsg.Mount) {
-	prefix := made.of.Target + "/"
 	for i := range next {
-		name, below := strings.CutPrefix(next[i].Target, prefix)
-		if !below || name == "" || strings.IndexByte(name, '/') >= 0 || makeEntry(made.fd, name, true, 0o755) != nil {
+		name, below := directlyBelow(next[i].Target, made.of.Target)
+		if !below || !quick(&next[i]) || next[i].Optional || makeEntry(made.fd, name, true, 0o755) != nil {
 			return
 		}
 		made.dirs = append(made.dirs, name)
@@ -295,14 +296,13 @@ func (a *standby) makeDirs(made *readyMount, next []initmsg.Mount) {
 // makeNodes makes the devices and links in a new tmpfs if all of them belong there.
 func (a *standby) makeNodes(made *readyMount) error {
 	m := a.message
-	prefix := made.of.Target + "/"
 	for i := range m.Devices {
-		if d := &m.Devices[i]; d.Bind != "" || !directlyBelow(d.Path, prefix) {
+		if _, below := directlyBelow(m.Devices[i].Path, made.of.Target); !below {
 			return nil
 		}
 	}
 	for _, l := range m.Symlinks {
-		if !directlyBelow(l.Path, prefix) {
+		if _, below := directlyBelow(l.Path, made.of.Target); !below {
 			return nil
 		}
 	}
@@ -311,7 +311,7 @@ func (a *standby) makeNodes(made *readyMount) error {
 	}
 	s := newSetup(nil)
 	s.m = m
-	s.nodes = nodeDir{path: prefix, fd: made.fd, setgid: true}
+	s.nodes = nodeDir{path: made.of.Target + "/", fd: made.fd, setgid: true}
 	for i := range m.Devices {
 		if err := s.device(&m.Devices[i]); err != nil {
 			return err
@@ -327,11 +327,6 @@ func (a *standby) makeNodes(made *readyMount) error {
 	err := unix.Fstat(made.fd, &st)
 	a.nodesAt = [2]uint64{st.Dev, st.Ino}
 	return err
-}
-
-func directlyBelow(path, prefix string) bool {
-	name, below := strings.CutPrefix(path, prefix)
-	return below && name != "" && name != "." && name != ".." && strings.IndexByte(name, '/') < 0
 }
 
 // suits says whether a message can have its root in a namespace that was made ahead: nothing may look for the host's tree
@@ -449,7 +444,7 @@ func (s *setup) gathered(i int) source {
 func (a *standby) take(m *initmsg.Message, i int) *readyMount {
 	for j := range a.mounts {
 		r := &a.mounts[j]
-		if r.fd >= 0 && sameMount(r.of, &m.Mounts[i]) && r.sameDirs(m.Mounts[i+1:]) &&
+		if r.fd >= 0 && sameMount(r.of, &m.Mounts[i]) && !targetBefore(m.Mounts[:i], r.of.Target) && r.sameDirs(m.Mounts[i+1:]) &&
 			(r != a.proc || slices.Equal(a.message.Readonly, m.Readonly) && slices.Equal(a.message.Masked, m.Masked)) &&
 			(r != a.nodes || slices.Equal(a.message.Devices, m.Devices) && slices.Equal(a.message.Symlinks, m.Symlinks)) {
 			return r
@@ -458,10 +453,16 @@ func (a *standby) take(m *initmsg.Message, i int) *readyMount {
 	return nil
 }
 
+// targetBefore says whether a mount comes before another one on the same target: mountinfo is sorted by age, and the one on top
+// is to come last.
+func targetBefore(before []initmsg.Mount, target string) bool {
+	return slices.ContainsFunc(before, func(m initmsg.Mount) bool { return m.Target == target })
+}
+
 // sameDirs says whether the directories in it are the targets of the mounts that come next.
 func (r *readyMount) sameDirs(next []initmsg.Mount) bool {
 	for i, name := range r.dirs {
-		if i >= len(next) || next[i].Target != r.of.Target+"/"+name {
+		if i >= len(next) || next[i].Target != r.of.Target+"/"+name || !quick(&next[i]) || next[i].Optional {
 			return false
 		}
 	}
@@ -505,9 +506,10 @@ func (s *setup) coveredAhead(path string) bool {
 
 // has says whether an entry is there already. A directory that was made ahead for what turns out to be a file is taken away.
 func (f *freshDir) has(name string, dir bool, mode uint32) bool {
-	if !slices.Contains(f.dirs, name) {
+	if len(f.dirs) == 0 || f.dirs[0] != name {
 		return false
 	}
+	f.dirs = f.dirs[1:]
 	if dir && mode == 0o755 {
 		return true
 	}
