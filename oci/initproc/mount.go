@@ -27,6 +27,9 @@ func (s *setup) mount(i int) error {
 	}
 	from := s.gathered(i)
 	if from.left {
+		if name, below := directlyBelow(m.Target, s.fresh.target); below {
+			s.fresh.has(name, false, 0)
+		}
 		return nil
 	}
 	src, dir := from.fd, from.dir

@@ -286,7 +286,7 @@ func isCoverable(path string) bool {
 func (a *standby) makeDirs(made *readyMount, next []initmsg.Mount) {
 	for i := range next {
 		name, below := directlyBelow(next[i].Target, made.of.Target)
-		if !below || !quick(&next[i]) || next[i].Optional || makeEntry(made.fd, name, true, 0o755) != nil {
+		if !below || !quick(&next[i]) || makeEntry(made.fd, name, true, 0o755) != nil {
 			return
 		}
 		made.dirs = append(made.dirs, name)
@@ -462,7 +462,7 @@ func targetBefore(before []initmsg.Mount, target string) bool {
 // sameDirs says whether the directories in it are the targets of the mounts that come next.
 func (r *readyMount) sameDirs(next []initmsg.Mount) bool {
 	for i, name := range r.dirs {
-		if i >= len(next) || next[i].Target != r.of.Target+"/"+name || !quick(&next[i]) || next[i].Optional {
+		if i >= len(next) || next[i].Target != r.of.Target+"/"+name || !quick(&next[i]) {
 			return false
 		}
 	}
@@ -504,7 +504,7 @@ func (s *setup) coveredAhead(path string) bool {
 	return a != nil && a.proc != nil && a.proc.fd < 0 && !a.disturbed.proc && isCoverable(path)
 }
 
-// has says whether an entry is there already. A directory that was made ahead for what turns out to be a file is taken away.
+// has says whether an entry is there already. A directory that was made ahead for what turns out to be a file, or nothing, is taken away.
 func (f *freshDir) has(name string, dir bool, mode uint32) bool {
 	if len(f.dirs) == 0 || f.dirs[0] != name {
 		return false

@@ -21,6 +21,23 @@ type Server struct {
 	mu       sync.Mutex
 	conn     *sys.Caller // nil without a server
 	standbys map[uint64]*standby
+	quiet    sync.Mutex // see pipe
+}
+
+// pipe makes the pipe for c's reports. To be woken by each of them would cost the init time just before it executes the
+// workload; where nobody else does, a thread waits in the kernel for the last one to be over. It is one for all, since a thread
+// that a Go program has had once stays.
+func (s *Server) pipe(c *Child) (w *os.File, err error) {
+	if s == nil || !s.quiet.TryLock() {
+		c.reports, w, err = sys.Pipe(false)
+		return w, err
+	}
+	if c.reports, w, err = sys.QuietPipe(); err != nil {
+		s.quiet.Unlock()
+		return nil, err
+	}
+	c.quiet = &s.quiet
+	return w, nil
 }
 
 // warmTimeout bounds the wait for a server that has just been started.
