@@ -163,6 +163,8 @@ func TestPropagation(t *testing.T) {
 	}{
 		"private":       {0, unix.MS_PRIVATE | unix.MS_REC, false, false},
 		"slave":         {0, unix.MS_SLAVE | unix.MS_REC, true, false},
+		"of the root":   {0, 0, true, false},
+		"of no root":    {unix.MS_PRIVATE | unix.MS_REC, 0, false, false},
 		"bidirectional": {unix.MS_SHARED | unix.MS_REC, unix.MS_SHARED | unix.MS_REC, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {

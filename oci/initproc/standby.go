@@ -469,9 +469,9 @@ func (r *readyMount) sameDirs(next []initmsg.Mount) bool {
 	return true
 }
 
-// sameMount compares two mounts of new file systems.
+// sameMount says whether two mounts are the same in all.
 func sameMount(a, b *initmsg.Mount) bool {
-	return a.FSType == b.FSType && a.Source == b.Source && a.IDMap == b.IDMap && a.Target == b.Target &&
+	return a.FSType == b.FSType && a.Source == b.Source && a.File == b.File && a.IDMap == b.IDMap && a.Target == b.Target && a.Recursive == b.Recursive &&
 		a.AttrSet == b.AttrSet && a.AttrClear == b.AttrClear && a.RecAttrSet == b.RecAttrSet && a.RecAttrClear == b.RecAttrClear &&
 		a.Propagation == b.Propagation && slices.Equal(a.Options, b.Options) && a.TmpCopyUp == b.TmpCopyUp && a.CreateMode == b.CreateMode &&
 		a.Optional == b.Optional && a.ReadonlyAtEnd == b.ReadonlyAtEnd && a.NoFollow == b.NoFollow && a.Remount == b.Remount && a.IVersion == b.IVersion
