@@ -19,9 +19,10 @@ type Server struct {
 	Lost func()
 
 	mu       sync.Mutex
-	conn     *sys.Caller // nil without a server
-	standbys map[uint64]*standby
-	quiet    sync.Mutex // see pipe
+	conn     *sys.Caller          // nil without a server
+	standbys map[uint64]*standby  // by clone flags
+	last     map[uint64]time.Time // see expects
+	quiet    sync.Mutex           // see pipe
 }
 
 // pipe makes the pipe for c's reports. To be woken by each of them would cost the init time just before it executes the

@@ -42,9 +42,10 @@ func (s *Server) next(a sys.SpawnAttr, message *os.File) func(executed bool) {
 		return nothing
 	}
 	s.mu.Lock()
+	expected := s.expects(a.CloneFlags, time.Now())
 	wanted := s.wants(a.CloneFlags)
 	s.mu.Unlock()
-	if !wanted {
+	if !expected || !wanted {
 		return nothing
 	}
 	message, err := sys.Dup(message)
@@ -61,6 +62,17 @@ func (s *Server) next(a sys.SpawnAttr, message *os.File) func(executed bool) {
 			s.standBy(a.CloneFlags, message)
 		})
 	}
+}
+
+// expects notes a process, and says whether another one is likely to come in time: of containers always, which come in groups;
+// of others, the execs of probes mostly, where this one has. The lock is held.
+func (s *Server) expects(flags uint64, now time.Time) bool {
+	last := s.last[flags]
+	if s.last == nil {
+		s.last = map[uint64]time.Time{}
+	}
+	s.last[flags] = now
+	return flags&sys.CloneNewNS != 0 || now.Sub(last) < standbyIdle
 }
 
 // wants says whether there is room for one more; the lock is held.

@@ -67,6 +67,7 @@ func TestStandby(t *testing.T) {
 		reap(c.PID)
 	}
 	run("forked", 0)
+	run("forked again", 0)
 	first := s.standing(t, 0)
 	run("stood by", first)
 	if second := s.standing(t, 0); second == first {
@@ -75,7 +76,7 @@ func TestStandby(t *testing.T) {
 
 	// For other namespaces there is none.
 	p, _ = process(t, init, s)
-	p.CloneFlags = sys.CloneNewUTS
+	p.CloneFlags = sys.CloneNewNS
 	c, err := Start(p)
 	if err != nil {
 		t.Fatal(err)
@@ -85,7 +86,7 @@ func TestStandby(t *testing.T) {
 	}
 	c.Pidfd.Close()
 	reap(c.PID)
-	s.standing(t, sys.CloneNewUTS)
+	s.standing(t, sys.CloneNewNS)
 
 	// One that has died is missed by nobody.
 	dead := s.standing(t, 0)
@@ -99,7 +100,7 @@ func TestStandby(t *testing.T) {
 	s.standbys[0].idle.Reset(0)
 	s.mu.Unlock()
 	wantEnd(t, "idle", pid)
-	pid = s.standing(t, sys.CloneNewUTS)
+	pid = s.standing(t, sys.CloneNewNS)
 	s.Close()
 	wantEnd(t, "without the server", pid)
 	for pid := range children(t) {
@@ -133,6 +134,7 @@ func TestServerEndsWithAStandbyInTheMaking(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, out := process(t, init, s)
+		p.CloneFlags = sys.CloneNewNS
 		runProcess(t, p, out)
 		time.Sleep(standbyDelay + time.Duration(i)*200*time.Microsecond)
 		s.Close()
@@ -140,6 +142,27 @@ func TestServerEndsWithAStandbyInTheMaking(t *testing.T) {
 			if _, err := syscall.Wait4(-1, nil, 0, nil); err == syscall.ECHILD {
 				break
 			}
+		}
+	}
+}
+
+// TestExpects: what comes once in a while has nobody standing by for it.
+func TestExpects(t *testing.T) {
+	s, now := &Server{}, time.Now()
+	for i, tt := range []struct {
+		flags uint64
+		after time.Duration
+		want  bool
+	}{
+		{sys.CloneNewNS | sys.CloneNewPID, 0, true},
+		{0, 0, false},
+		{0, standbyIdle - 1, true},
+		{0, standbyIdle, false},
+		{sys.CloneNewNS | sys.CloneNewPID, time.Hour, true},
+	} {
+		now = now.Add(tt.after)
+		if got := s.expects(tt.flags, now); got != tt.want {
+			t.Errorf("%d: expects(%#x) = %v; want %v", i, tt.flags, got, tt.want)
 		}
 	}
 }
