@@ -294,3 +294,27 @@ func TestStandbyMounts(t *testing.T) {
 		initmsg.Mount{FSType: "tmpfs", Source: "tmpfs", File: initmsg.NoFile, Target: "/devices"})
 	want(t, "what is masked", b.ok(), "3\nnodes")
 }
+
+// TestStandbyRoot: a container cannot tell from its root by whom it was made, and finds nothing below it.
+func TestStandbyRoot(t *testing.T) {
+	script := `ls /..; ls -d /../../proc; mount | grep -c /
+busybox unshare -U true && echo user namespaces
+busybox unshare -m /bin/sh -c 'echo mount namespaces; ls /; mount | grep -c /'
+mkdir /n /jail && mount -t tmpfs n /n && mkdir /n/old && cd /n && busybox pivot_root . old && /old/bin/ls /old && echo pivot
+/old/bin/busybox nsenter --mount=/old/proc/self/ns/mnt /old/bin/ls /
+/old/bin/umount -l / && echo unmounted; /old/bin/ls / && echo /*`
+	outputs := []string{}
+	for _, mode := range []string{"", "own", "other"} {
+		t.Setenv(standbyEnv, mode)
+		b := newBox(t, script)
+		b.m.Process.Caps = nil
+		r := b.run()
+		if r.failure != nil || !strings.Contains(r.out, "user namespaces") || !strings.Contains(r.out, "pivot") {
+			t.Errorf("shown %q: %v, exit %d, %q, %q", mode, r.failure, r.code, r.out, r.errs)
+		}
+		outputs = append(outputs, r.out+r.errs)
+	}
+	want(t, "what one that stood by sees", outputs[1], outputs[0])
+	want(t, "what one that was shown another message sees", outputs[2], outputs[0])
+	t.Log(outputs[0])
+}
