@@ -18,7 +18,7 @@ FUZZTIME ?= 20s
 SOAK     ?= 10m
 
 .DEFAULT_GOAL := help
-.PHONY: help build payload install test test-unit test-all test-soak validate-oci validate-oci-vm test-vm test-kubelet test-cluster cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
+.PHONY: help build payload install test test-unit test-all test-soak validate-oci validate-oci-vm test-vm test-kubelet test-cluster test-cosign cluster cluster-down demo lint mutants fuzz bench bench-pod bench-runtime bench-pull critest critest-vm tools clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,7 +60,7 @@ test-soak: build ## pods come and go for SOAK (10m); the node must end as it was
 
 # Where make test kills a pull 12 times.
 test-all: export TEST_KILL_ROUNDS ?= 200
-test-all: test validate-oci critest test-soak test-kubelet test-cluster test-vm ## test and all that it leaves out
+test-all: test validate-oci critest test-soak test-kubelet test-cluster test-cosign test-vm ## test and all that it leaves out
 
 critest: build ## the CRI validation suite (needs root; FOCUS, SKIP, SEED, PARALLEL)
 	hack/critest/run.sh
@@ -73,6 +73,9 @@ test-kubelet: build ## an unmodified kubelet with static pods (needs root; TEST_
 
 test-cluster: build ## a Kubernetes of one node, used by kubectl (needs root; TEST_FLAGS)
 	hack/kube/test-cluster.sh
+
+test-cosign: ## what cosign itself signs, under signature policies; builds cosign once (needs root; COSIGN)
+	cosign=$$(hack/cosign/build.sh) && COSIGN=$$cosign go test ./image -run '^TestCosign' -count=1 -v
 
 cluster: build ## start a Kubernetes of one node in namespaces of its own, and print its KUBECONFIG (needs root)
 	hack/kube/cluster.sh up

@@ -3,7 +3,11 @@ package image
 import (
 	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +23,13 @@ import (
 // reference's names. Claims of one name stand side by side if they come from the same index and are for different platforms;
 // else the latest holds. A name means the image that suits this machine, and where there is none, the first of the others,
 // which no container can be made of. What is done to a name is done to all that claim it.
+
+// Images of several platforms that come together become visible together: their directories and changed records are
+// collected in one of ingest/, whose new name is the commit. Who finds it at a start does what was left to do.
+const (
+	groupPrefix = "group-"
+	wholePrefix = "whole-"
+)
 
 // maxPlatforms bounds the entries of indexes that are looked at for all platforms of an image.
 const maxPlatforms = 256
@@ -481,6 +492,73 @@ func (s *Store) inArchive(b *blobSource) func(context.Context, *manifest) error 
 		}
 		return nil
 	}
+}
+
+// commitGroup commits images at once.
+func (s *Store) commitGroup(changes []*change) error {
+	dir, err := os.MkdirTemp(s.path("ingest"), groupPrefix)
+	if err != nil {
+		return fmt.Errorf("commit images: %w", err)
+	}
+	defer os.RemoveAll(dir) // of ingest/, which is emptied at start in any case
+	for _, c := range changes {
+		if err := c.collect(dir); err != nil {
+			return fmt.Errorf("commit image %s: %w", c.r.ID, err)
+		}
+	}
+	whole := s.path("ingest", wholePrefix+strings.TrimPrefix(filepath.Base(dir), groupPrefix))
+	if err := os.Rename(dir, whole); err != nil {
+		return fmt.Errorf("commit images: %w", err)
+	}
+	if err := s.finishGroup(whole); err != nil {
+		return fmt.Errorf("commit images: %w", errors.Join(err, s.discard(whole))) // or the next start would do it, over what has changed since
+	}
+	return nil
+}
+
+// collect puts a new image into dir, or the new record of one that is there.
+func (c *change) collect(dir string) error {
+	at := filepath.Join(dir, strings.Replace(c.r.ID.String(), ":", "-", 1))
+	if c.old != nil {
+		b, err := json.Marshal(c.r)
+		if err != nil {
+			return err
+		}
+		return writeDurable(at+".json", b)
+	}
+	if err := writeNewRecord(c.staged.dir, c.r); err != nil {
+		return err
+	}
+	if err := os.Rename(c.staged.dir, at); err != nil {
+		return err
+	}
+	c.staged.dir = ""
+	return nil
+}
+
+// finishGroup puts what commitGroup has collected into place, or what is left of it.
+func (s *Store) finishGroup(whole string) error {
+	entries, err := os.ReadDir(whole)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, isRecord := strings.CutSuffix(e.Name(), ".json")
+		id := digest.Digest(strings.Replace(name, "-", ":", 1))
+		if err := id.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		from := filepath.Join(whole, e.Name())
+		if !isRecord {
+			err = s.place(from, id)
+		} else if err = os.Rename(from, filepath.Join(s.imageDir(id), "image.json")); err == nil {
+			err = syncDir(s.imageDir(id))
+		}
+		if err != nil {
+			return fmt.Errorf("image %s: %w", id, err)
+		}
+	}
+	return os.Remove(whole)
 }
 
 // Summary is what an administrator is told of an image: of one platform.

@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
@@ -600,4 +603,122 @@ func TestPlatformsAtOnce(t *testing.T) {
 	if left := layersOnDisk(t, s.cfg.Root); len(left) != 0 {
 		t.Errorf("layers left: %v", left)
 	}
+}
+
+// TestPlatformsInterrupted: what a daemon leaves that dies between the moves of a commit of several platforms. Once they are
+// committed the next one finds all of them, and before that none.
+func TestPlatformsInterrupted(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t, registry.Options{})
+	p := addPlatforms(t, r, "app", "v1", "1", here(), riscv, power)
+	addPlatforms(t, r, "app", "v2", "1", here(), riscv, power, armv6) // the same ones, and one more
+	ref := func(tag string) string { return r.Host() + "/app:" + tag }
+	order := []string{here(), power, riscv}
+	for done := -1; done < 1<<len(order); done++ { // a bit for each that is in place already; -1 is not committed
+		prefix := wholePrefix
+		if done < 0 {
+			prefix = groupPrefix
+		}
+		s := openStore(t, t.TempDir())
+		pullPlatforms(t, s, ref("v2"), PullOptions{Platforms: []string{riscv}}) // its record is there, and is changed
+		before, err := os.ReadFile(filepath.Join(s.imageDir(p[riscv].ID), "image.json"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pullPlatforms(t, s, ref("v1"), PullOptions{AllPlatforms: true})
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		group := s.path("ingest", prefix+"1")
+		if err := os.Mkdir(group, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		for i, platform := range order {
+			if done >= 0 && done&(1<<i) != 0 {
+				continue
+			}
+			dir, at := s.imageDir(p[platform].ID), filepath.Join(group, strings.Replace(p[platform].ID.String(), ":", "-", 1))
+			if platform != riscv {
+				err = os.Rename(dir, at)
+			} else if err = os.Rename(dir+"/image.json", at+".json"); err == nil {
+				err = os.WriteFile(dir+"/image.json", before, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			s = openStore(t, s.cfg.Root)
+			if p := s.Problems(); len(p) > 0 {
+				t.Errorf("Problems() = %v; want none", p)
+			}
+			if left := names(t, s.path("ingest")); len(left) > 0 {
+				t.Errorf("left in ingest: %v", left)
+			}
+			wantPlatforms(t, s, ref("v2"), riscv)
+			if done < 0 {
+				wantPlatforms(t, s, ref("v1"))
+			} else {
+				wantPlatforms(t, s, ref("v1"), order...)
+			}
+			every, err := s.ListAll(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, img := range every {
+				if err := s.Export(t.Context(), io.Discard, []string{img.ID}, ExportOptions{}); err != nil {
+					t.Errorf("image %s is not whole: %v", img.RepoTags, err)
+				}
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestKillPlatforms kills a process that makes images of many platforms visible, when the first of them is in its place.
+func TestKillPlatforms(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t, registry.Options{})
+	every := []string{here(), riscv, power, armv6, noSuch, "linux/arm/v5", "linux/s390x", "linux/loong64", "linux/mips64", "linux/sparc64", "linux/ppc64", "linux/mips"}
+	addPlatforms(t, r, "app", "v1", "1", every...)
+	ref := r.Host() + "/app:v1"
+	rounds := 4
+	if n, err := strconv.Atoi(os.Getenv("TEST_KILL_ROUNDS")); err == nil {
+		rounds = n
+	}
+	between := 0
+	for range rounds {
+		root := t.TempDir()
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), "TEST_PULL_INTO="+root, "TEST_PULL_REFS="+ref, "TEST_PULL_ONCE=1")
+		var out bytes.Buffer
+		cmd.Stderr = &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); {
+			if placed, err := os.ReadDir(filepath.Join(root, "images", "sha256")); err == nil && len(placed) > 0 {
+				break
+			}
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); err == nil || out.Len() > 0 {
+			t.Fatalf("the pulling process ended by itself: %s", out.String())
+		}
+		if n := len(names(t, filepath.Join(root, "images", "sha256"))); n < len(every) {
+			between++
+		}
+		s := openStore(t, root)
+		if got := platformsOf(t, s, ref); len(got) != len(every) {
+			t.Errorf("platforms = %q; want all %d", got, len(every))
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("killed %d times, %d of them with some of the images in their places", rounds, between)
 }

@@ -166,13 +166,9 @@ func (s *Store) install(ctx context.Context, src fetcher, in installation) ([]*I
 		}
 	}
 	in.progress.enter(stageCommit)
-	var imgs []*Image
-	for i, m := range all {
-		var img *Image
-		if img, landings[i], err = s.commitAny(ctx, m, in); err != nil {
-			return nil, err
-		}
-		imgs = append(imgs, img)
+	imgs, err := s.commitAny(ctx, all, in, landings)
+	if err != nil {
+		return nil, err
 	}
 	slices.SortStableFunc(imgs, func(a, b *Image) int { return boolInt(a.Foreign) - boolInt(b.Foreign) })
 	return imgs, nil
@@ -193,12 +189,12 @@ func (s *Store) admitNew(ctx context.Context, m *manifest, in installation, poli
 	return nil
 }
 
-// commitAny is commit again for as long as the image is removed meanwhile.
-func (s *Store) commitAny(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
+// commitAny is commit again for as long as an image is removed meanwhile.
+func (s *Store) commitAny(ctx context.Context, all []*manifest, in installation, landings []*int) ([]*Image, error) {
 	for {
-		img, landing, err := s.commit(ctx, m, in)
+		imgs, err := s.commit(ctx, all, in, landings)
 		if !errors.Is(err, errGone) {
-			return img, landing, err
+			return imgs, err
 		}
 	}
 }
@@ -280,34 +276,91 @@ func (s *Store) checkSpace(m *manifest) error {
 	return err
 }
 
-// commit makes what was installed visible. All layers of m are in use by the caller, who has the image settled if it
-// gets a landing.
-func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Image, *int, error) {
-	staged, err := s.stage(ctx, m)
-	if err != nil {
-		return nil, nil, fmt.Errorf("commit image %s: %w", m.id, err)
+// change is what a commit makes of one image.
+type change struct {
+	r, old *record // old is nil for an image that the store does not have
+	staged *staged
+}
+
+// commit makes what was installed visible: all of it or nothing. All layers are in use by the caller, who has the images
+// settled that get a landing.
+func (s *Store) commit(ctx context.Context, all []*manifest, in installation, landings []*int) ([]*Image, error) {
+	dirs := make([]*staged, len(all))
+	for i, m := range all {
+		var err error
+		if dirs[i], err = s.stage(ctx, m); err != nil {
+			return nil, fmt.Errorf("commit image %s: %w", m.id, err)
+		}
+		defer dirs[i].drop()
 	}
-	defer staged.drop()
 	s.change.Lock()
 	defer s.change.Unlock()
 	now := time.Now().UTC()
-	old := s.record(m.id)
-	var r *record
-	if old != nil {
-		// What is an image's configuration can be made to be an artifact's manifest as well.
-		if (old.Kind == kindArtifact) != m.artifact {
-			return nil, nil, fmt.Errorf("commit image %s: it is both an image and an artifact: %w", m.id, ErrInvalid)
+	var changes []*change
+	for i, m := range all {
+		// Two manifests may have one configuration, and are one image.
+		n := slices.IndexFunc(changes, func(c *change) bool { return c.r.ID == m.id })
+		if n < 0 {
+			c, err := s.begin(m, dirs[i])
+			if err != nil {
+				return nil, fmt.Errorf("commit image %s: %w", m.id, err)
+			}
+			n = len(changes)
+			changes = append(changes, c)
+			if c.old == nil {
+				landings[i] = c.r.landing
+			}
 		}
-		r = old.clone()
-		r.Removed = false
-	} else {
-		r = &record{Version: recordVersion, ID: m.id, ConfigRaw: m.configRaw, config: m.config, Attrs: staged.attrs, Files: staged.files,
+		changes[n].amend(m, in, now)
+	}
+	if err := s.write(changes); err != nil {
+		clear(landings)
+		return nil, err
+	}
+	var errs []error
+	for _, c := range changes {
+		errs = append(errs, s.publishOver(c.r))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var imgs []*Image
+	for _, m := range all {
+		v := s.views[m.id]
+		if shown := s.shown(s.images[m.id], v); shown != nil {
+			v = shown
+		}
+		imgs = append(imgs, v)
+	}
+	return imgs, nil
+}
+
+// begin starts from what the store has of an image.
+func (s *Store) begin(m *manifest, st *staged) (*change, error) {
+	c := &change{old: s.record(m.id), staged: st}
+	switch {
+	case c.old == nil && st.dir == "":
+		return nil, errGone
+	case c.old == nil:
+		c.r = &record{Version: recordVersion, ID: m.id, ConfigRaw: m.configRaw, config: m.config, Attrs: st.attrs, Files: st.files,
 			Boot: s.boot, landing: new(int), ids: m.ids, parts: m.parts}
 		if m.artifact {
-			r.Kind, r.artifactType = kindArtifact, m.artifactType
+			c.r.Kind, c.r.artifactType = kindArtifact, m.artifactType
 		}
+	case (c.old.Kind == kindArtifact) != m.artifact:
+		// What is an image's configuration can be made to be an artifact's manifest as well.
+		return nil, fmt.Errorf("it is both an image and an artifact: %w", ErrInvalid)
+	default:
+		c.r = c.old.clone()
+		c.r.Removed = false
 	}
-	desc := m.desc
+	return c, nil
+}
+
+func (c *change) amend(m *manifest, in installation, now time.Time) {
+	r, desc := c.r, m.desc
 	if desc.Platform == nil && desc.Digest == r.Manifest.Digest {
 		desc.Platform = r.Manifest.Platform // which an index said
 	}
@@ -316,28 +369,22 @@ func (s *Store) commit(ctx context.Context, m *manifest, in installation) (*Imag
 	r.Pinned = r.Pinned || in.pin
 	r.Approved, r.Encrypted = m.approved, m.encrypted()
 	r.add(now, in.group, in.names...)
-	if old != nil {
-		err = writeRecord(s.imageDir(r.ID), r)
-	} else {
-		err = s.commitNew(staged, r)
+}
+
+func (s *Store) write(changes []*change) (err error) {
+	c := changes[0]
+	switch {
+	case len(changes) > 1:
+		return s.commitGroup(changes)
+	case c.old != nil:
+		err = writeRecord(s.imageDir(c.r.ID), c.r)
+	default:
+		err = s.commitNew(c.staged, c.r)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("commit image %s: %w", r.ID, err)
+		return fmt.Errorf("commit image %s: %w", c.r.ID, err)
 	}
-	var landing *int
-	if old == nil {
-		landing = r.landing
-	}
-	if err := s.publishOver(r); err != nil {
-		return nil, landing, err
-	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	v := s.views[r.ID]
-	if shown := s.shown(r, v); shown != nil {
-		v = shown
-	}
-	return v, landing, nil
+	return nil
 }
 
 // staged is an image directory that is not in place yet.
@@ -400,13 +447,19 @@ var errGone = errors.New("the image was removed meanwhile")
 
 // commitNew writes the record of an image that the store did not have, and moves it, complete, to its place.
 func (s *Store) commitNew(st *staged, r *record) error {
-	if st.dir == "" {
-		return errGone
-	}
 	if err := writeNewRecord(st.dir, r); err != nil {
 		return err
 	}
-	dst := s.imageDir(r.ID)
+	if err := s.place(st.dir, r.ID); err != nil {
+		return err
+	}
+	st.dir = ""
+	return nil
+}
+
+// place moves the directory of an image, complete, to its place.
+func (s *Store) place(dir string, id digest.Digest) error {
+	dst := s.imageDir(id)
 	if err := os.MkdirAll(filepath.Dir(dst), 0o700); err != nil {
 		return err
 	}
@@ -414,11 +467,7 @@ func (s *Store) commitNew(st *staged, r *record) error {
 	if err := s.discard(dst); err != nil {
 		return err
 	}
-	if err := os.Rename(st.dir, dst); err != nil {
-		return err
-	}
-	st.dir = ""
-	return nil
+	return os.Rename(dir, dst)
 }
 
 func (s *Store) imageDir(id digest.Digest) string { return s.path(digestDir("images", id)) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -19,6 +20,13 @@ func (s *Store) recover(ctx context.Context) error {
 		return err
 	}
 	for _, e := range ingest {
+		if strings.HasPrefix(e.Name(), wholePrefix) {
+			err := s.finishGroup(s.path("ingest", e.Name()))
+			if err == nil {
+				continue
+			}
+			s.problem(s.path("ingest", e.Name()), err)
+		}
 		if err := s.discard(s.path("ingest", e.Name())); err != nil {
 			return err
 		}

@@ -42,6 +42,13 @@ func pullForever(root string, refs []string) {
 		os.Exit(1)
 	}
 	s.partialMinSize, s.partialWorth = 1, 0 // everything is put aside
+	if os.Getenv("TEST_PULL_ONCE") != "" {
+		if _, err := s.PullPlatforms(background(), refs[0], nil, PullOptions{AllPlatforms: true}); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		time.Sleep(time.Hour)
+	}
 	for {
 		for _, ref := range refs {
 			if _, err := s.Pull(background(), ref, nil, PullOptions{AllPlatforms: strings.Contains(ref, "/multi:")}); err != nil {

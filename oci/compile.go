@@ -79,6 +79,8 @@ type Launch struct {
 	// do inside the user namespace is in Host.
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
+	// TimeOffsets are those of the time namespace that CloneFlags make (sys.SpawnAttr).
+	TimeOffsets string
 	// Affinity are the CPUs that the process starts on, before it is in its control group, as words of a mask.
 	Affinity []uint64
 	Terminal bool
@@ -233,10 +235,10 @@ func (c *compiler) namespaces() error {
 }
 
 // place decides who makes or joins each namespace. A cgroup namespace is rooted where its maker is, so the init makes it
-// once it is in its group; a time namespace is for children only, so it too has to be the init's.
+// once it is in its group.
 // A PID namespace takes effect at the clone, and a process with threads cannot join a user or a time namespace.
 func (c *compiler) place() (err error) {
-	const late = sys.CloneNewCgroup | sys.CloneNewTime
+	const late = sys.CloneNewCgroup
 	c.launch.CloneFlags = c.new &^ (late | sys.CloneNewUser)
 	c.msg.Unshare = c.new & late
 	c.launch.PIDNamespace = c.joined[sys.CloneNewPID]
@@ -279,7 +281,7 @@ func (c *compiler) timeOffsets() error {
 			return fieldf("linux.timeOffsets", "unknown clock %q", clock)
 		}
 		o := offsets[clock]
-		c.msg.TimeOffsets = append(c.msg.TimeOffsets, fmt.Sprintf("%s %d %d", clock, o.Secs, o.Nanosecs))
+		c.launch.TimeOffsets += fmt.Sprintf("%s %d %d\n", clock, o.Secs, o.Nanosecs)
 	}
 	return nil
 }

@@ -61,11 +61,11 @@ func TestCompileNamespaces(t *testing.T) {
 	s.Linux.Sysctl = map[string]string{"net.ipv4.ip_forward": "1", "kernel.sem": "1 2 3 4"}
 	l := mustCompile(t, s, Options{})
 	m := l.Message
-	if l.CloneFlags != sys.CloneNewNS|sys.CloneNewUTS {
-		t.Errorf("CloneFlags = %#x; want mount and uts", l.CloneFlags)
+	if l.CloneFlags != sys.CloneNewNS|sys.CloneNewUTS|sys.CloneNewTime {
+		t.Errorf("CloneFlags = %#x; want mount, uts and time", l.CloneFlags)
 	}
-	if m.Unshare != sys.CloneNewCgroup|sys.CloneNewTime {
-		t.Errorf("Unshare = %#x; want cgroup and time", m.Unshare)
+	if m.Unshare != sys.CloneNewCgroup {
+		t.Errorf("Unshare = %#x; want cgroup", m.Unshare)
 	}
 	if l.PIDNamespace != "/p" || l.UserNamespace != nil || l.TimeNamespace != nil {
 		t.Errorf("PIDNamespace = %q, UserNamespace %v, TimeNamespace %v; want /p and none", l.PIDNamespace, l.UserNamespace, l.TimeNamespace)
@@ -77,8 +77,8 @@ func TestCompileNamespaces(t *testing.T) {
 	if diff := cmp.Diff(wantJoin, m.Join); diff != "" {
 		t.Errorf("Join (-want +got):\n%s", diff)
 	}
-	if !slices.Equal(m.TimeOffsets, []string{"boottime 1 0", "monotonic -5 7"}) {
-		t.Errorf("TimeOffsets = %q", m.TimeOffsets)
+	if want := "boottime 1 0\nmonotonic -5 7\n"; l.TimeOffsets != want {
+		t.Errorf("TimeOffsets = %q; want %q", l.TimeOffsets, want)
 	}
 	if m.Hostname != "h" || m.Domainname != "d" {
 		t.Errorf("names = %q, %q; want h, d", m.Hostname, m.Domainname)

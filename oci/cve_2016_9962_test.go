@@ -40,12 +40,12 @@ func attackExec(t *testing.T, edit func(*Params)) {
 	c := n.prepare(p)
 	attacker := n.start(c)
 	held := n.heldExec(p, c, attacker)
-	timer := time.AfterFunc(20*time.Second, func() { attacker.process.Kill() })
+	timer := time.AfterFunc(2*time.Minute, func() { attacker.process.Kill() })
 	defer timer.Stop()
 	looked := filepath.Join(n.rootfs, "tmp/looked")
 	for range 3 { // the first may have begun before the init was ready
 		os.Remove(looked)
-		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if _, err := os.Stat(looked); err == nil {
 				break
 			}
@@ -58,7 +58,10 @@ func attackExec(t *testing.T, edit func(*Params)) {
 		t.Fatal(err)
 	}
 	held.process.Kill()
-	held.wait()
+	// One that has ended by itself has nothing that could be looked at.
+	if err := held.wait(); err == nil || err.Error() != "signal: killed" {
+		t.Errorf("the init was not held all the time: %v, %q", err, held.out.String())
+	}
 	attacker.wait()
 	if got := attacker.out.String(); got != "done\n" {
 		t.Errorf("the attacker says %q; want it to get at nothing", got)
@@ -143,6 +146,10 @@ func (n *node) heldExec(p Params, c *Prepared, in *running) *running {
 	n.t.Cleanup(e.Close)
 	fifo := filepath.Join(n.t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		n.t.Fatal(err)
+	}
+	// Root of a user namespace is one of the others.
+	if err := os.Chmod(fifo, 0o666); err != nil {
 		n.t.Fatal(err)
 	}
 	gate, err := os.OpenFile(fifo, sys.OpenPath, 0)

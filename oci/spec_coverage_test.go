@@ -250,7 +250,7 @@ func outcome(t *testing.T, patches ...string) (string, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host, err := json.Marshal([]any{l.Host, l.Hooks})
+	host, err := json.Marshal([]any{l.Host, l.Hooks, l.TimeOffsets})
 	if err != nil {
 		t.Fatal(err)
 	}

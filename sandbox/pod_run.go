@@ -268,7 +268,7 @@ func (m *Manager) launch(ctx context.Context, c *client, id string, l *Launch, h
 		roles, files = []api.Role{api.RoleMessage}, []*os.File{message}
 	}
 	how.CloneFlags, how.OOMFile, how.OOMParent, how.KillGroup = l.CloneFlags, l.OOMFile, l.OOMParent, l.KillGroup
-	how.Host, how.Affinity = l.Host, l.Affinity
+	how.Host, how.Affinity, how.TimeOffsets = l.Host, l.Affinity, l.TimeOffsets
 	for _, f := range l.Files {
 		roles, files = append(roles, api.RoleFile), append(files, f)
 	}

@@ -185,6 +185,7 @@ type Launch struct {
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that; or nil.
 	UserNamespace, TimeNamespace *os.File
 	Host                         *api.HostSetup
+	TimeOffsets                  string   // of a time namespace that CloneFlags make
 	Affinity                     []uint64 // CPUs to start on, as words of a mask
 }
 

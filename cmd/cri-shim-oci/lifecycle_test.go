@@ -282,6 +282,50 @@ func TestForeignCgroup(t *testing.T) {
 	}
 }
 
+// TestTimeNamespace: the first process is in a new time namespace, and so is what is executed beside it.
+func TestTimeNamespace(t *testing.T) {
+	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
+		t.Skip("needs time namespaces (Linux 5.6, CONFIG_TIME_NS)")
+	}
+	for _, user := range []bool{false, true} {
+		b := ours(t, "cat /proc/uptime; sleep 100")
+		l := b.spec.Linux
+		l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.TimeNamespace})
+		l.TimeOffsets = map[string]specs.LinuxTimeOffset{"boottime": {Secs: 1000000000}, "monotonic": {Secs: -1, Nanosecs: 5}}
+		if user {
+			l.Namespaces = append(l.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+			l.UIDMappings = []specs.LinuxIDMapping{{HostID: 100000, Size: 65536}}
+			l.GIDMappings = l.UIDMappings
+		}
+		b.write()
+		later := func(what, uptime string) {
+			t.Helper()
+			if up, _, _ := strings.Cut(uptime, "."); len(up) != len("1000000000") || up[0] != '1' {
+				t.Errorf("user namespace %v: uptime of %s = %q; want the offset and more", user, what, uptime)
+			}
+		}
+		out := filepath.Join(b.bundle, "out")
+		cmd := exec.Command("sh", "-c", `exec "$0" --root "$1" run -d c > "$2"`, b.program, b.root, out)
+		cmd.Dir = b.bundle
+		if r := b.runCommand(cmd); r.code != 0 {
+			t.Fatalf("user namespace %v: run = %d, %s", user, r.code, r.errs)
+		}
+		waitFor(t, "the first line", func() bool { data, err := os.ReadFile(out); return err == nil && len(data) > 0 })
+		data, err := os.ReadFile(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		later("the container", string(data))
+		later("an exec", b.ok("exec", "c", "cat", "/proc/uptime"))
+		b.ok("delete", "-f", "c")
+
+		l.TimeOffsets["monotonic"] = specs.LinuxTimeOffset{Secs: -9000000000}
+		b.write()
+		b.fails("write timens_offsets", "create", "c")
+		b.gone("c")
+	}
+}
+
 func TestExec(t *testing.T) {
 	b := ours(t, "sleep 100")
 	b.ok("run", "-d", "c")

@@ -100,15 +100,15 @@ func (j *bundleJudge) one(raw []byte) (err error) {
 	if len(raw) > maxBundle {
 		return fmt.Errorf("more than %d bytes", maxBundle)
 	}
-	var b bundle.Bundle
-	if err := b.UnmarshalJSON(raw); err != nil {
+	b, err := j.read(raw)
+	if err != nil {
 		return err
 	}
 	envelope := b.GetDsseEnvelope()
 	if envelope == nil {
 		return errors.New("a signature of a file, and not a statement about an image")
 	}
-	if err := j.verify(&b); err != nil {
+	if err := j.verify(b); err != nil {
 		return err
 	}
 	var s statement
@@ -122,6 +122,19 @@ func (j *bundleJudge) one(raw []byte) (err error) {
 		return fmt.Errorf("predicateType %.100q: an attestation, and not a signature (%s)", s.PredicateType, signPredicate)
 	}
 	return j.identity(s.claims(j.image.Digest))
+}
+
+// read decodes a bundle. Where the policy has an authority of one's own it may have a chain of certificates, which cosign
+// writes then and version 0.3 of the format has no place for.
+func (j *bundleJudge) read(raw []byte) (*bundle.Bundle, error) {
+	var b bundle.Bundle
+	err := b.UnmarshalJSON(raw)
+	if err != nil && j.req.PKI != nil && b.Bundle != nil {
+		if with, err := bundle.NewBundle(b.Bundle, bundle.AllowCertificateChain()); err == nil {
+			return with, nil
+		}
+	}
+	return &b, err
 }
 
 // verify proves who has signed the statement, that it was logged if the policy says so, and that it is about the image.
@@ -158,6 +171,7 @@ func (j *bundleJudge) verify(b *bundle.Bundle) error {
 	case j.req.Fulcio != nil:
 		return j.verifyFulcio(b, cert, m, artifact, options)
 	case j.req.PKI != nil:
+		m.roots = j.roots.withIntermediates(content.Intermediates())
 		return j.verifyPKI(b, cert, m, artifact, options)
 	}
 	return j.verifyKeys(b, m, artifact, options)

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -138,6 +139,7 @@ type fixture struct {
 	p384                             *ecdsa.PrivateKey
 	byKey, byKeyLogged, byKeyLogged2 string // requirements
 	keyless, trusted, workflow, pki  string
+	pkiRoot                          string // with nothing between the authority and certificates
 	manifest                         []byte
 	id                               digest.Digest
 }
@@ -169,6 +171,7 @@ func newFixture(t testing.TB) *fixture {
 	f.trusted = fmt.Sprintf(`{"type": "sigstoreSigned", "fulcio": {"caPath": %q, %s%q}, "rekorPublicKeyPath": %[1]q, %[4]s}`, root, who, email, identity)
 	f.workflow = fmt.Sprintf(`{"type": "sigstoreSigned", "fulcio": {"caPath": %q, %s%q}, "rekorPublicKeyPath": %[1]q, %[4]s}`, root, who, flow, identity)
 	f.pki = fmt.Sprintf(`{"type": "sigstoreSigned", "pki": {"caRootsPath": %q, "subjectEmail": %q, "subjectHostname": "ci.example"}, %s}`, ca, email, identity)
+	f.pkiRoot = strings.Replace(f.pki, ca, f.write("root.pem", f.sig.RootPEM()), 1)
 	return f
 }
 
@@ -229,6 +232,10 @@ func TestBundles(t *testing.T) {
 		"trusted root Rekor 2": {requirement: f.trusted, signing: less(2, nil)},
 		"workflow":             {requirement: f.workflow, signing: less(2, func(g *sigtest.Signing) { g.Email, g.URI = "", flow })},
 		"pki":                  {requirement: f.pki, signing: sigtest.Signing{Key: long, Cert: f.sig.IssueLong(long, email, "ci.example")}},
+
+		"pki, a chain of one": {requirement: f.pki, signing: sigtest.Signing{Key: long, Cert: f.sig.IssueLong(long, email, "ci.example"), Chain: []*x509.Certificate{}}},
+		"pki, its own chain": {requirement: f.pkiRoot, signing: sigtest.Signing{Key: long, Cert: f.sig.IssueLong(long, email, "ci.example"),
+			Chain: []*x509.Certificate{f.sig.Intermediate()}}},
 
 		"other key": {requirement: f.byKey, signing: sigtest.Signing{Key: f.other}, want: "could not verify envelope"},
 		"other digest": {requirement: f.byKey, signing: key, statement: sigtest.Statement{Digest: digest.FromString("another")},
@@ -292,6 +299,14 @@ func TestBundles(t *testing.T) {
 			want: "certificate is valid for evil.example"},
 		"pki CA": {requirement: f.pki, signing: sigtest.Signing{Key: long, Cert: strangers.IssueLong(long, email, "ci.example")},
 			want: "leaf certificate verification failed"},
+		"pki, a chain is missing": {requirement: f.pkiRoot, signing: sigtest.Signing{Key: long, Cert: f.sig.IssueLong(long, email, "ci.example")},
+			want: "leaf certificate verification failed"},
+		"pki, a chain of others": {requirement: f.pkiRoot, signing: sigtest.Signing{Key: long, Cert: strangers.IssueLong(long, email, "ci.example"),
+			Chain: []*x509.Certificate{strangers.Intermediate()}}, want: "leaf certificate verification failed"},
+		"pki, no authority in its chain": {requirement: f.pki, signing: sigtest.Signing{Key: long, Cert: f.sig.IssueLong(long, email, "ci.example"),
+			Chain: []*x509.Certificate{f.sig.IssueLong(long, email, "ci.example")}}, want: "non-CA certificate"},
+		"a chain of Fulcio's": {requirement: f.keyless, signing: less(1, func(g *sigtest.Signing) { g.Chain = []*x509.Certificate{} }),
+			want: "verification material cannot be X.509 certificate chain"},
 		"pki expired": {requirement: f.pki, signing: less(0, func(g *sigtest.Signing) { g.Stamp = false }), want: "leaf certificate verification failed"},
 
 		"media type of the document": {requirement: f.byKey, signing: key, want: "unsupported media type", change: func(b map[string]any) { b["mediaType"] = "text/plain" }},

@@ -245,6 +245,23 @@ func newPool(pem []byte) (pool, error) {
 	return p, nil
 }
 
+// withIntermediates are the roots for one bundle, which brings certificates between its own and an authority's.
+func (r *roots) withIntermediates(certs []*x509.Certificate) *roots {
+	with := *r
+	with.cas = nil
+	for _, ca := range r.cas {
+		if p, ok := ca.(pool); ok && len(certs) > 0 {
+			p.intermediates = p.intermediates.Clone()
+			for _, c := range certs {
+				p.intermediates.AddCert(c)
+			}
+			ca = p
+		}
+		with.cas = append(with.cas, ca)
+	}
+	return &with
+}
+
 // Verify implements root.CertificateAuthority.
 func (p pool) Verify(leaf *x509.Certificate, at time.Time) ([][]*x509.Certificate, error) {
 	return leaf.Verify(x509.VerifyOptions{

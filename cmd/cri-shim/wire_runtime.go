@@ -221,7 +221,7 @@ func launch(p *oci.Prepared) *sandbox.Launch {
 	l := &sandbox.Launch{
 		Message: p.Encoded, Files: p.Files, Cgroup: p.CgroupFD, CloneFlags: p.CloneFlags,
 		JoinPID: p.PIDNamespace != "", LatePID: p.LatePID, OOMFile: p.OOMFile, OOMParent: p.OOMParent, KillGroup: p.KillGroup, Release: p.Release,
-		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Affinity: p.Affinity,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, TimeOffsets: p.TimeOffsets, Affinity: p.Affinity,
 	}
 	if p.UserNamespace != nil {
 		h := p.Host

@@ -16,6 +16,8 @@ import (
 // mutant is one change of a file and the test that has to fail with it.
 type mutant struct {
 	name, file string
+	module     string   // folder of the module that pkg is in, "." for the one of the repository
+	flags      []string // of go test there
 	pkg, test  string
 	hunks      []hunk
 }
@@ -74,7 +76,8 @@ func chosen(name string, only []string) bool {
 }
 
 // parse reads entries of the form "== NAME", "file FILE", "test PACKAGE TEST", and lines with "-" and "+" before them: what is
-// replaced and by what. A "-" after a "+" begins another place.
+// replaced and by what. A "-" after a "+" begins another place. "module FOLDER FLAGS" is for a package of another module,
+// relative to its folder, and the flags that go test needs there.
 func parse(text string) (list []mutant, err error) {
 	for n, line := range strings.Split(text, "\n") {
 		key, rest, _ := strings.Cut(line, " ")
@@ -82,7 +85,7 @@ func parse(text string) (list []mutant, err error) {
 		case line == "" || strings.HasPrefix(line, "#"):
 			continue
 		case key == "==":
-			list = append(list, mutant{name: rest})
+			list = append(list, mutant{name: rest, module: "."})
 			continue
 		case len(list) == 0:
 			return nil, fmt.Errorf("line %d is before the first entry", n+1)
@@ -91,6 +94,12 @@ func parse(text string) (list []mutant, err error) {
 		switch {
 		case key == "file":
 			m.file = rest
+		case key == "module":
+			fields := strings.Fields(rest)
+			if len(fields) == 0 {
+				return nil, fmt.Errorf("line %d: module: no folder", n+1)
+			}
+			m.module, m.flags = fields[0], fields[1:]
 		case key == "test":
 			m.pkg, m.test, _ = strings.Cut(rest, " ")
 		case line[0] == '-':
@@ -149,9 +158,12 @@ func (m *mutant) try(dir string) (string, error) {
 	); err != nil {
 		return "", err
 	}
-	test := exec.Command("go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-v", "-run", "^"+strings.ReplaceAll(m.test, "/", "$/^")+"$", m.pkg)
-	test.Env = os.Environ()
-	if m.pkg == "./hack/e2e" || m.pkg == "./cmd/cri-shim-oci" {
+	args := append([]string{"test", "-overlay", overlay, "-vet=off", "-count=1", "-v"}, m.flags...)
+	test := exec.Command("go", append(args, "-run", "^"+strings.ReplaceAll(m.test, "/", "$/^")+"$", m.pkg)...)
+	test.Dir, test.Env = m.module, os.Environ()
+	if m.module != "." {
+		test.Env = append(test.Env, "CGO_ENABLED=0")
+	} else if m.pkg == "./hack/e2e" || m.pkg == "./cmd/cri-shim-oci" {
 		// These build all of bin themselves. What is left there is whole again before this returns.
 		test.Env = append(test.Env, "GOFLAGS=-overlay="+overlay)
 		defer exec.Command("make", "-s", "build").Run()

@@ -25,7 +25,10 @@ func TestEntries(t *testing.T) {
 			t.Errorf("%s: %v", m.name, err)
 		}
 		name, _, _ := strings.Cut(m.test, "/")
-		files, err := filepath.Glob(filepath.Join(root, m.pkg, "*_test.go"))
+		if _, err := os.Stat(filepath.Join(root, m.module, "go.mod")); err != nil {
+			t.Errorf("%s: module: %v", m.name, err)
+		}
+		files, err := filepath.Glob(filepath.Join(root, m.module, m.pkg, "*_test.go"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -4,19 +4,16 @@ import (
 	"archive/tar"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"os"
 	"path"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
 
-// dir returns a descriptor of the directory name, which it makes, with its parents, where no entry has yet. The
-// descriptor is the cache's, and good until the next call. Links are followed within the layer: archives made by
+// dir returns a handle of the directory name, which it makes, with its parents, where no entry has yet. The
+// handle is the cache's, and good until the next call. Links are followed within the layer: archives made by
 // other tools than diffs of file systems have entries below a linked directory.
 func (x *extractor) dir(name string) (int, error) {
 	if name == "." {
@@ -25,7 +22,7 @@ func (x *extractor) dir(name string) (int, error) {
 	if fd, ok := x.cache[name]; ok {
 		return fd, nil
 	}
-	fd, err := sys.OpenInRoot(x.root, name, sys.OpenPath|sys.OpenDirectory, 0)
+	fd, err := x.t.open(name)
 	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
 		fd, err = x.makeDir(name)
 	}
@@ -37,33 +34,38 @@ func (x *extractor) dir(name string) (int, error) {
 }
 
 func (x *extractor) makeDir(name string) (int, error) {
-	d, base := path.Split(name)
-	parent, err := x.dir(path.Clean("./" + d))
+	dir, base := split(name)
+	parent, err := x.dir(dir)
 	if err != nil {
 		return -1, err
 	}
-	st, err := sys.Lstatat(parent, base)
+	st, err := x.t.stat(parent, base)
 	switch {
 	case errors.Is(err, syscall.ENOENT):
 	case err != nil:
 		return -1, err
-	case isWhiteout(st):
-		if err := sys.Unlinkat(parent, base, false); err != nil {
+	case st.isWhiteout():
+		if err := x.t.unlink(parent, base); err != nil {
 			return -1, err
 		}
 	default:
 		return -1, fmt.Errorf("is not a directory, or a link to nothing in this layer: %w", errors.Join(ErrInvalid, syscall.ENOTDIR))
 	}
-	if err := sys.Mkdirat(parent, base, 0o755); err != nil {
+	if err := x.note(name); err != nil {
 		return -1, err
 	}
-	if err := errors.Join(sys.Chmodat(parent, base, 0o755), x.opaqueIfHidden(parent, name, base)); err != nil {
+	fd, err := x.t.mkdirImplied(parent, base)
+	if err != nil {
+		return -1, err
+	}
+	if err := x.opaqueIfHidden(parent, name, base); err != nil {
+		x.t.close(fd)
 		return -1, err
 	}
 	x.implied[name] = struct{}{}
 	x.res.Inodes++
 	x.res.DiskSize += blockSize
-	return sys.OpenBeneath(parent, base, sys.OpenPath|sys.OpenDirectory, 0)
+	return fd, nil
 }
 
 func isWhiteout(st syscall.Stat_t) bool {
@@ -72,7 +74,7 @@ func isWhiteout(st syscall.Stat_t) bool {
 
 func (x *extractor) remember(name string, fd int) {
 	if len(x.order) == maxCachedDirs {
-		sys.Close(x.cache[x.order[0]])
+		x.t.close(x.cache[x.order[0]])
 		delete(x.cache, x.order[0])
 		x.order = x.order[1:]
 	}
@@ -80,7 +82,7 @@ func (x *extractor) remember(name string, fd int) {
 	x.order = append(x.order, name)
 }
 
-// retireCache empties the cache but leaves its descriptors open until the next entry: the current one uses them.
+// retireCache empties the cache but leaves its directories open until the next entry: the current one uses them.
 func (x *extractor) retireCache() {
 	for _, fd := range x.cache {
 		x.retired = append(x.retired, fd)
@@ -91,7 +93,7 @@ func (x *extractor) retireCache() {
 
 func (x *extractor) closeRetired() {
 	for _, fd := range x.retired {
-		sys.Close(fd)
+		x.t.close(fd)
 	}
 	x.retired = x.retired[:0]
 }
@@ -107,7 +109,7 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 		if x.opts.KeepMarks {
 			return x.mark(parent, "", true)
 		}
-		return sys.Setxattrat(parent, ".", opaqueXattr, []byte("y"))
+		return x.t.setOpaque(parent, ".")
 	}
 	if strings.HasPrefix(base, whiteoutMeta) {
 		return nil // AUFS's own book-keeping
@@ -120,11 +122,14 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 		return x.mark(parent, base, false)
 	}
 	name := path.Join(dir, base)
+	if err := x.note(name); err != nil {
+		return err
+	}
 	x.hidden[name] = struct{}{}
-	err := sys.Mknodat(parent, base, sys.FileChar, 0, 0)
+	err := x.t.mknod(parent, base, sys.FileChar, 0, 0)
 	if errors.Is(err, syscall.EEXIST) {
-		st, err := sys.Lstatat(parent, base)
-		if err == nil && st.Mode&sys.FileTypeMask == sys.FileDir {
+		st, err := x.t.stat(parent, base)
+		if err == nil && st.isDir() {
 			err = x.opaqueIfHidden(parent, name, base)
 		}
 		return err
@@ -134,8 +139,7 @@ func (x *extractor) whiteout(hdr *tar.Header, parent int, dir, base string) erro
 	}
 	x.res.Whiteouts++
 	x.res.Inodes++
-	t := entryTimes(hdr)
-	return errors.Join(sys.Chownat(parent, base, hdr.Uid, hdr.Gid), sys.Utimesat(parent, base, t.access, t.mod))
+	return x.t.setAttrs(parent, base, attrs{uid: hdr.Uid, gid: hdr.Gid, times: entryTimes(hdr)})
 }
 
 // remove deletes an entry and, if it is a directory, all that is in it.
@@ -151,54 +155,32 @@ func (x *extractor) remove(parent int, name, base string) error {
 	}
 	below := func(p string) bool { return p == name || strings.HasPrefix(p, name+"/") }
 	maps.DeleteFunc(x.implied, func(p string, _ struct{}) bool { return below(p) })
-	maps.DeleteFunc(x.dirTimes, func(p string, _ times) bool { return below(p) })
+	maps.DeleteFunc(x.dirTimes, func(p string, _ dirTimes) bool { return below(p) })
 	return x.removeTree(parent, name, base)
 }
 
 // removeFile deletes what is not a directory (EISDIR, EPERM), or puts it aside if the tar stream needs its content.
 func (x *extractor) removeFile(parent int, name, base string) error {
-	if x.frame != nil && x.opts.Replaced != nil {
-		st, err := sys.Lstatat(parent, base)
+	if x.frame != nil && x.t.keepsReplaced() {
+		st, err := x.t.stat(parent, base)
 		if err != nil {
 			return err
 		}
-		if st.Mode&sys.FileTypeMask == sys.FileReg && st.Size > 0 {
+		if st.mode&sys.FileTypeMask == sys.FileReg && st.size > 0 {
 			x.aside++
 			x.frame.moved(name, x.aside)
-			return sys.Renameat(parent, base, int(x.opts.Replaced.Fd()), strconv.FormatInt(x.aside, 10))
+			return x.t.putAside(parent, base, x.aside)
 		}
 	}
-	return sys.Unlinkat(parent, base, false)
+	return x.t.unlink(parent, base)
 }
 
 func (x *extractor) removeTree(parent int, name, base string) error {
-	fd, err := sys.OpenBeneath(parent, base, os.O_RDONLY|sys.OpenDirectory|sys.OpenNoFollow, 0)
-	if err != nil {
+	return x.t.removeDir(parent, base, func(dir int, n string) error {
+		err := x.removeFile(dir, name+"/"+n, n)
+		if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
+			err = x.removeTree(dir, name+"/"+n, n)
+		}
 		return err
-	}
-	d := os.NewFile(uintptr(fd), base)
-	defer d.Close()
-	for {
-		names, err := d.Readdirnames(256)
-		for _, n := range names {
-			err := x.removeFile(fd, name+"/"+n, n)
-			if errors.Is(err, syscall.EISDIR) || errors.Is(err, syscall.EPERM) {
-				err = x.removeTree(fd, name+"/"+n, n)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		if errors.Is(err, io.EOF) || len(names) == 0 && err == nil {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		// Deleting while reading may skip entries: start over.
-		if _, err := d.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-	}
-	return sys.Unlinkat(parent, base, true)
+	})
 }

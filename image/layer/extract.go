@@ -1,4 +1,4 @@
-// Package layer turns a layer's tar stream into a directory that overlayfs can use, and back.
+// Package layer turns a layer's tar stream into a directory or an image that overlayfs can use, and back.
 //
 // A layer is unpacked without its parents: whiteouts become what overlayfs takes for them, and directories that the
 // tar stream does not have entries for are reported, since their owner and mode are those of a lower layer.
@@ -6,11 +6,12 @@ package layer
 
 import (
 	"archive/tar"
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -64,6 +65,7 @@ const (
 	blockSize      = 4096
 	copyBuffer     = 128 << 10
 	maxCachedDirs  = 64
+	maxNoted       = 512 << 20
 )
 
 var (
@@ -75,43 +77,54 @@ type times struct{ access, mod time.Time }
 
 type extractor struct {
 	ctx   context.Context
-	root  int
+	t     tree
+	root  int // of t
 	opts  Options
 	tr    *tar.Reader
 	raw   *rawReader
 	frame *frameWriter
 	res   Result
-	buf   []byte
 	size  int64 // declared by the entries so far
 	count int64
-	cache map[string]int // directory fds (O_PATH)
+	cache map[string]int // directories of t
 	order []string       // of cache, oldest first
-	// retired are descriptors to close before the next entry.
+	// retired are directories to close before the next entry.
 	retired []int
 	aside   int64 // contents put aside so far
+	noted   int64 // bytes of the keys of hidden, implied and dirTimes
 	hidden  map[string]struct{}
 	// marks are by path: true is an opaque directory, false what is deleted.
 	marks map[string]bool
 	// implied and dirTimes are keyed by the clean path of the entry, which may lead through links.
 	implied  map[string]struct{}
-	dirTimes map[string]times
+	dirTimes map[string]dirTimes
+}
+
+// dirTimes are those of the directory's entry with the number count.
+type dirTimes struct {
+	times
+	count int64
 }
 
 // Unpack reads a tar stream to its end and unpacks it below dir, an empty directory that nobody else touches. It
 // must run as root. After an error the directory holds part of the layer.
 func Unpack(ctx context.Context, r io.Reader, dir *os.File, o Options) (Result, error) {
+	buf := copyBuffers.Get().(*[copyBuffer]byte)
+	defer copyBuffers.Put(buf)
+	t := &diskTree{root: int(dir.Fd()), replaced: o.Replaced, buf: buf[:]}
+	return unpackInto(ctx, r, t, t.root, o)
+}
+
+func unpackInto(ctx context.Context, r io.Reader, t tree, root int, o Options) (Result, error) {
 	frame, err := newFrameWriter(o.Frame)
 	if err != nil {
 		return Result{}, fmt.Errorf("unpack layer: frame file: %w", err)
 	}
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
-	buf := copyBuffers.Get().(*[copyBuffer]byte)
-	defer copyBuffers.Put(buf)
 	x := &extractor{
-		ctx: ctx, root: int(dir.Fd()), opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
-		buf:   buf[:],
+		ctx: ctx, t: t, root: root, opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
 		cache: map[string]int{}, hidden: map[string]struct{}{}, marks: map[string]bool{},
-		implied: map[string]struct{}{".": {}}, dirTimes: map[string]times{},
+		implied: map[string]struct{}{".": {}}, dirTimes: map[string]dirTimes{},
 	}
 	defer func() {
 		x.retireCache()
@@ -146,7 +159,7 @@ func (x *extractor) run() error {
 		}
 	}
 	// What follows the end of the archive belongs to the diff ID too.
-	if _, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{x.raw}, x.buf); err != nil {
+	if _, err := io.Copy(io.Discard, x.raw); err != nil {
 		return err
 	}
 	if err := x.settleMarks(); err != nil {
@@ -186,18 +199,18 @@ func (x *extractor) entry(hdr *tar.Header) error {
 	if name == "." {
 		return x.rootEntry(hdr)
 	}
-	dir, base := path.Split(name)
-	parent, err := x.dir(path.Clean(dir))
+	dir, base := split(name)
+	parent, err := x.dir(dir)
 	if err != nil {
 		return err
 	}
 	if strings.HasPrefix(base, whiteoutPrefix) {
-		return x.whiteout(hdr, parent, path.Clean(dir), base)
+		return x.whiteout(hdr, parent, dir, base)
 	}
 	if x.opts.KeepMarks && isWhiteoutDevice(hdr) {
-		if st, err := sys.Lstatat(parent, base); err == nil {
+		if st, err := x.t.stat(parent, base); err == nil {
 			if err := x.remove(parent, name, base); err != nil {
-				return fmt.Errorf("replace the earlier entry of that name (mode %#o): %w", st.Mode, err)
+				return fmt.Errorf("replace the earlier entry of that name (mode %#o): %w", st.mode, err)
 			}
 		}
 		return x.mark(parent, base, false)
@@ -222,13 +235,37 @@ func cleanName(name string) (string, error) {
 	return c, nil
 }
 
+// split is path.Split of a clean relative path, whose directory is clean as well. Both are parts of it, not copies: there
+// can be thousands of directories in one name.
+func split(name string) (dir, base string) {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 {
+		return ".", name
+	}
+	return name[:i], name[i+1:]
+}
+
 func (x *extractor) rootEntry(hdr *tar.Header) error {
 	if hdr.Typeflag != tar.TypeDir {
 		return fmt.Errorf("the root is not a directory (type %q): %w", hdr.Typeflag, ErrInvalid)
 	}
-	delete(x.implied, ".")
-	x.dirTimes["."] = entryTimes(hdr)
-	return x.metadata(hdr, x.root, ".", false)
+	return errors.Join(x.explicit(".", hdr), x.t.setAttrs(x.root, ".", attrsOf(hdr)))
+}
+
+// explicit notes that a directory has an entry of its own.
+func (x *extractor) explicit(name string, hdr *tar.Header) error {
+	delete(x.implied, name)
+	x.dirTimes[name] = dirTimes{entryTimes(hdr), x.count}
+	return x.note(name)
+}
+
+// note bounds the memory that is spent on names: links within the layer give a directory any number of them, and one entry
+// can imply a thousand directories.
+func (x *extractor) note(name string) error {
+	if x.noted += int64(len(name)); x.noted > maxNoted {
+		return fmt.Errorf("more than %d bytes of names of directories and whiteouts: %w", maxNoted, ErrTooLarge)
+	}
+	return nil
 }
 
 // create makes anything but a whiteout. What already has the name, from an earlier entry, is replaced, except that a
@@ -246,53 +283,47 @@ func (x *extractor) create(hdr *tar.Header, parent int, name, base string) error
 	x.res.Inodes++
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return x.writeFile(hdr, fd, name)
+		return x.writeFile(hdr, fd, parent, base, name)
 	case tar.TypeDir:
-		delete(x.implied, name)
-		x.dirTimes[name] = entryTimes(hdr)
-		x.res.DiskSize += blockSize
-		return x.metadata(hdr, parent, base, false)
-	case tar.TypeLink:
-		x.res.Inodes--
-		st, err := sys.Lstatat(parent, base)
-		if err != nil {
+		if err := x.explicit(name, hdr); err != nil {
 			return err
 		}
-		return x.metadata(hdr, parent, base, st.Mode&sys.FileTypeMask == sys.FileSymlink)
-	default:
-		return x.metadata(hdr, parent, base, hdr.Typeflag == tar.TypeSymlink)
+		x.res.DiskSize += blockSize
+	case tar.TypeLink:
+		x.res.Inodes--
 	}
+	return x.t.setAttrs(parent, base, attrsOf(hdr))
 }
 
-// make creates the entry's inode. It returns a descriptor for a regular file only.
+// make creates the entry's inode. What it returns is for the content of a regular file.
 func (x *extractor) make(hdr *tar.Header, parent int, base string) (int, error) {
 	switch hdr.Typeflag {
 	case tar.TypeReg, tar.TypeGNUSparse:
-		return sys.OpenBeneath(parent, base, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode(hdr)&0o777)
+		return x.t.create(parent, base, mode(hdr)&0o777)
 	case tar.TypeDir:
-		return -1, sys.Mkdirat(parent, base, mode(hdr)&0o777)
+		return -1, x.t.mkdir(parent, base, mode(hdr)&0o777)
 	case tar.TypeSymlink:
 		if hdr.Linkname == "" || strings.IndexByte(hdr.Linkname, 0) >= 0 {
 			return -1, fmt.Errorf("symbolic link to %q: %w", hdr.Linkname, ErrInvalid)
 		}
-		return -1, sys.Symlinkat(hdr.Linkname, parent, base)
+		return -1, x.t.symlink(hdr.Linkname, parent, base)
 	case tar.TypeLink:
 		return -1, x.link(hdr, parent, base)
 	case tar.TypeChar:
-		return -1, mknod(hdr, parent, base, sys.FileChar)
+		return -1, x.mknod(hdr, parent, base, sys.FileChar)
 	case tar.TypeBlock:
-		return -1, mknod(hdr, parent, base, sys.FileBlock)
+		return -1, x.mknod(hdr, parent, base, sys.FileBlock)
 	case tar.TypeFifo:
-		return -1, sys.Mknodat(parent, base, sys.FileFifo|0o600, 0, 0)
+		return -1, x.t.mknod(parent, base, sys.FileFifo|0o600, 0, 0)
 	}
 	return -1, fmt.Errorf("entry of unknown type %q: %w", hdr.Typeflag, ErrInvalid)
 }
 
-func mknod(hdr *tar.Header, parent int, base string, kind uint32) error {
+func (x *extractor) mknod(hdr *tar.Header, parent int, base string, kind uint32) error {
 	if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {
 		return fmt.Errorf("device number %d:%d: %w", hdr.Devmajor, hdr.Devminor, ErrInvalid)
 	}
-	return sys.Mknodat(parent, base, kind|0o600, uint32(hdr.Devmajor), uint32(hdr.Devminor))
+	return x.t.mknod(parent, base, kind|0o600, uint32(hdr.Devmajor), uint32(hdr.Devminor))
 }
 
 func (x *extractor) link(hdr *tar.Header, parent int, base string) error {
@@ -300,11 +331,11 @@ func (x *extractor) link(hdr *tar.Header, parent int, base string) error {
 	if err != nil {
 		return fmt.Errorf("hard link to %.200q: %w", hdr.Linkname, err)
 	}
-	dir, tbase := path.Split(target)
-	fd, err := sys.OpenInRoot(x.root, path.Clean("./"+dir), sys.OpenPath|sys.OpenDirectory, 0)
+	dir, tbase := split(target)
+	fd, err := x.t.open(dir)
 	if err == nil {
-		err = sys.Linkat(fd, tbase, parent, base)
-		sys.Close(fd)
+		err = x.t.link(fd, tbase, parent, base)
+		x.t.close(fd)
 	}
 	switch {
 	case errors.Is(err, syscall.ENOENT), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.EPERM):
@@ -314,11 +345,11 @@ func (x *extractor) link(hdr *tar.Header, parent int, base string) error {
 }
 
 func (x *extractor) replace(hdr *tar.Header, parent int, name, base string) (int, error) {
-	st, err := sys.Lstatat(parent, base)
+	st, err := x.t.stat(parent, base)
 	if err != nil {
 		return -1, err
 	}
-	if st.Mode&sys.FileTypeMask == sys.FileDir && hdr.Typeflag == tar.TypeDir {
+	if st.isDir() && hdr.Typeflag == tar.TypeDir {
 		x.res.Inodes--
 		x.res.DiskSize -= blockSize
 		return -1, nil
@@ -343,62 +374,19 @@ func (x *extractor) opaqueIfHidden(parent int, name, base string) error {
 	if _, ok := x.hidden[name]; !ok {
 		return nil
 	}
-	return sys.Setxattrat(parent, base, opaqueXattr, []byte("y"))
+	return x.t.setOpaque(parent, base)
 }
 
-func (x *extractor) writeFile(hdr *tar.Header, fd int, name string) (err error) {
-	defer func() { err = errors.Join(err, sys.Close(fd)) }()
+func (x *extractor) writeFile(hdr *tar.Header, fd, parent int, base, name string) error {
 	// The payload of a sparse entry is a part of what the reader gives, so it is recorded with the headers.
 	if hdr.Size > 0 && !isSparse(hdr) {
 		x.frame.file(name, hdr.Size)
 		x.raw.payload = true
 		defer func() { x.raw.payload = false }()
 	}
-	var off, end int64
-	for off < hdr.Size {
-		if x.ctx.Err() != nil {
-			return context.Cause(x.ctx)
-		}
-		n, err := io.ReadFull(x.tr, x.buf[:min(int64(len(x.buf)), hdr.Size-off)])
-		if err != nil {
-			return fmt.Errorf("content at %d of %d bytes: %w", off, hdr.Size, err)
-		}
-		if n < blockSize || !bytes.Equal(x.buf[:n], zeros[:n]) {
-			if err := sys.WriteAt(fd, x.buf[:n], off); err != nil {
-				return fmt.Errorf("write: %w", err)
-			}
-			x.res.DiskSize += (int64(n) + blockSize - 1) &^ (blockSize - 1)
-			end = off + int64(n)
-		}
-		off += int64(n)
-	}
-	if end != hdr.Size { // it ends with a hole
-		if err := sys.Ftruncate(fd, hdr.Size); err != nil {
-			return fmt.Errorf("set size: %w", err)
-		}
-	}
-	// As it was created it is right most of the time, and each change costs the file system a transaction. The umask or a
-	// set-group-ID directory can have made it otherwise.
-	var st syscall.Stat_t
-	if err := syscall.Fstat(fd, &st); err != nil {
-		return err
-	}
-	// Owner first: chown clears the set-id bits and the capabilities.
-	if int(st.Uid) != hdr.Uid || int(st.Gid) != hdr.Gid {
-		if err := sys.Fchown(fd, hdr.Uid, hdr.Gid); err != nil {
-			return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
-		}
-	}
-	if err := x.xattrs(hdr, func(k string, v []byte) error { return sys.Fsetxattr(fd, k, v) }); err != nil {
-		return err
-	}
-	if st.Mode&modeBits != mode(hdr) {
-		if err := sys.Fchmod(fd, mode(hdr)); err != nil {
-			return fmt.Errorf("chmod %o: %w", mode(hdr), err)
-		}
-	}
-	t := entryTimes(hdr)
-	return sys.Futimes(fd, t.access, t.mod)
+	disk, err := x.t.write(x.ctx, fd, parent, base, attrsOf(hdr), hdr.Size, x.tr)
+	x.res.DiskSize += disk
+	return err
 }
 
 func isSparse(hdr *tar.Header) bool {
@@ -433,50 +421,32 @@ func entryTimes(hdr *tar.Header) times {
 	return times{bound(access), bound(hdr.ModTime)}
 }
 
-// metadata applies owner, attributes, mode and times to what is not an open regular file.
-func (x *extractor) metadata(hdr *tar.Header, parent int, base string, symlink bool) error {
-	st, err := sys.Lstatat(parent, base)
-	if err != nil {
-		return err
-	}
-	// A hard link's file loses its capabilities by this, like everywhere, unless the link's entry has them too.
-	linked := hdr.Typeflag == tar.TypeLink
-	if linked || int(st.Uid) != hdr.Uid || int(st.Gid) != hdr.Gid {
-		if err := sys.Chownat(parent, base, hdr.Uid, hdr.Gid); err != nil {
-			return fmt.Errorf("chown %d:%d: %w", hdr.Uid, hdr.Gid, err)
-		}
-	}
-	set := func(k string, v []byte) error { return sys.Setxattrat(parent, base, k, v) }
-	if err := x.xattrs(hdr, set); err != nil {
-		return err
-	}
-	if !symlink && (linked || st.Mode&modeBits != mode(hdr)) {
-		if err := sys.Chmodat(parent, base, mode(hdr)); err != nil {
-			return fmt.Errorf("chmod %o: %w", mode(hdr), err)
-		}
-	}
-	if hdr.Typeflag == tar.TypeDir {
-		return nil // its times are set when nothing is made in it any more
-	}
-	t := entryTimes(hdr)
-	return sys.Utimesat(parent, base, t.access, t.mod)
+// attrs are what an entry says of its inode, beside type and content.
+type attrs struct {
+	uid, gid int
+	mode     uint32 // 12 bits
+	times
+	pax    map[string]string // has the extended attributes
+	linked bool              // the entry is a hard link
 }
 
-func (x *extractor) xattrs(hdr *tar.Header, set func(string, []byte) error) error {
-	for k, v := range hdr.PAXRecords {
+func attrsOf(hdr *tar.Header) attrs {
+	return attrs{hdr.Uid, hdr.Gid, mode(hdr), entryTimes(hdr), hdr.PAXRecords, hdr.Typeflag == tar.TypeLink}
+}
+
+// xattrs calls set for the extended attributes of a file of the type kind.
+func (a *attrs) xattrs(kind uint32, set func(name, value string) error) error {
+	for k, v := range a.pax {
 		k, ok := strings.CutPrefix(k, paxXattr)
 		// overlayfs would believe its own attributes: an image could redirect directories with them.
 		if !ok || strings.HasPrefix(k, overlayXattrs) {
 			continue
 		}
-		err := set(k, []byte(v))
+		err := set(k, v)
 		switch {
 		case err == nil, errors.Is(err, syscall.ENOTSUP):
-		case errors.Is(err, syscall.EPERM) && strings.HasPrefix(k, "user."):
+		case errors.Is(err, syscall.EPERM) && strings.HasPrefix(k, "user.") && kind != sys.FileReg && kind != sys.FileDir:
 			// xattr(7): only regular files and directories can have user attributes.
-			if hdr.Typeflag == tar.TypeReg || hdr.Typeflag == tar.TypeDir {
-				return fmt.Errorf("set attribute %q: %w", k, err)
-			}
 		default:
 			return fmt.Errorf("set attribute %q: %w", k, err)
 		}
@@ -484,12 +454,16 @@ func (x *extractor) xattrs(hdr *tar.Header, set func(string, []byte) error) erro
 	return nil
 }
 
+// applyDirTimes sets the times of directories. Links can give one of them several entries: the last one counts.
 func (x *extractor) applyDirTimes() error {
-	for name, t := range x.dirTimes {
-		fd, err := sys.OpenInRoot(x.root, name, sys.OpenPath|sys.OpenDirectory, 0)
+	names := slices.SortedFunc(maps.Keys(x.dirTimes), func(a, b string) int {
+		return cmp.Compare(x.dirTimes[a].count, x.dirTimes[b].count)
+	})
+	for _, name := range names {
+		fd, err := x.t.open(name)
 		if err == nil {
-			err = sys.Utimesat(fd, "", t.access, t.mod)
-			sys.Close(fd)
+			err = x.t.setTimes(fd, x.dirTimes[name].times)
+			x.t.close(fd)
 		}
 		// ENOENT, ENOTDIR: replaced under another name that leads to it.
 		if err != nil && !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ENOTDIR) {

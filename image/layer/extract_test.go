@@ -75,7 +75,8 @@ func makeTar(t testing.TB, entries ...entry) []byte {
 	return b.Bytes()
 }
 
-// unpack unpacks into a new directory, one level below another, and checks that nothing happened beside it.
+// unpack unpacks into a new directory, one level below another, and checks that nothing happened beside it, and that an
+// image of the archive would be the same.
 func unpack(t testing.TB, archive []byte, o Options) (string, Result, error) {
 	t.Helper()
 	top := t.TempDir()
@@ -94,7 +95,13 @@ func unpack(t testing.TB, archive []byte, o Options) (string, Result, error) {
 		}
 		o.Replaced = rootFile(t, filepath.Join(top, "a", "replaced"))
 	}
+	began := time.Now()
+	var frame bytes.Buffer
+	if o.Frame != nil {
+		o.Frame = io.MultiWriter(o.Frame, &frame)
+	}
 	res, err := Unpack(t.Context(), bytes.NewReader(archive), d, o)
+	(&both{began, archive, o, root, o.Replaced, frame.Bytes(), res, err}).compareImage(t)
 	if o.Frame != nil {
 		defer func() {
 			if n, _ := os.ReadDir(filepath.Join(top, "a")); len(n) != 2 {
@@ -341,7 +348,6 @@ func compareTrees(t *testing.T, stream []byte) (*bytes.Reader, string) {
 }
 
 func everything() []entry {
-	capability := "\x01\x00\x00\x02\x00\x20\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
 	with := func(e entry, f func(*entry)) entry { f(&e); return e }
 	long := strings.Repeat("long-directory-name/", 12)
 	return []entry{

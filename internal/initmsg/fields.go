@@ -8,7 +8,6 @@ func (m *Message) code(c *codec) {
 	c.strs(&m.CgroupTasks)
 	list(c, &m.Join, codeNamespace)
 	c.u64(&m.Unshare)
-	c.strs(&m.TimeOffsets)
 	c.str(&m.Hostname)
 	c.str(&m.Domainname)
 	list(c, &m.Sysctls, codeSysctl)

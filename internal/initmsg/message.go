@@ -218,19 +218,17 @@ type Message struct {
 	// Join are namespaces to enter, in order, before New ones are made.
 	Join []Namespace
 	// Unshare are CLONE_NEW… flags for unshare(2) after the cgroup was entered.
-	Unshare uint64
-	// TimeOffsets are lines for /proc/self/timens_offsets, "monotonic 5 0".
-	TimeOffsets []string
-	Hostname    string
-	Domainname  string
-	Sysctls     []Sysctl
-	Root        *Root
-	Files       []File
-	Mounts      []Mount
-	Devices     []Device
-	Symlinks    []Symlink
-	Masked      []string
-	Readonly    []string
+	Unshare    uint64
+	Hostname   string
+	Domainname string
+	Sysctls    []Sysctl
+	Root       *Root
+	Files      []File
+	Mounts     []Mount
+	Devices    []Device
+	Symlinks   []Symlink
+	Masked     []string
+	Readonly   []string
 	// Hooks that the init itself runs; State is the OCI state on their standard input, a JSON object to which
 	// the init adds status and pid.
 	CreateContainerHooks []Hook

@@ -58,42 +58,42 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 	fs := os.NewFile(uintptr(fd), "fsopen:overlay")
 	defer fs.Close()
 	if err := unix.FsconfigSetString(fd, "source", "overlay"); err != nil {
-		return nil, fsError(fd, "source", err)
+		return nil, fsError(fd, "overlay", "source", err)
 	}
 	for i, l := range o.Lower {
 		if err := setLayer(fd, "lowerdir+", l); err != nil {
 			if i == 0 && lacksLowerdirAppend(err) {
 				return nil, errNoLowerdirAppend
 			}
-			return nil, fsError(fd, fmt.Sprintf("lowerdir+ (layer %d of %d, %s)", i+1, len(o.Lower), l.Name()), err)
+			return nil, fsError(fd, "overlay", fmt.Sprintf("lowerdir+ (layer %d of %d, %s)", i+1, len(o.Lower), l.Name()), err)
 		}
 	}
 	if o.Upper != nil {
 		if err := setLayer(fd, "upperdir", o.Upper); err != nil {
-			return nil, fsError(fd, "upperdir "+o.Upper.Name(), err)
+			return nil, fsError(fd, "overlay", "upperdir "+o.Upper.Name(), err)
 		}
 		if err := setLayer(fd, "workdir", o.Work); err != nil {
-			return nil, fsError(fd, "workdir "+o.Work.Name(), err)
+			return nil, fsError(fd, "overlay", "workdir "+o.Work.Name(), err)
 		}
 	}
 	for _, kv := range o.options() {
 		if err := unix.FsconfigSetString(fd, kv[0], kv[1]); err != nil {
-			return nil, fsError(fd, kv[0]+"="+kv[1], err)
+			return nil, fsError(fd, "overlay", kv[0]+"="+kv[1], err)
 		}
 	}
 	if o.Upper != nil {
 		// No UUID of its own, which would be an xattr written to every upper directory (Linux 6.6).
 		if err := unix.FsconfigSetString(fd, "uuid", "null"); err != nil && !errors.Is(err, unix.EINVAL) {
-			return nil, fsError(fd, "uuid=null", err)
+			return nil, fsError(fd, "overlay", "uuid=null", err)
 		}
 	}
 	if o.Volatile && o.Upper != nil {
 		if err := unix.FsconfigSetFlag(fd, "volatile"); err != nil && !errors.Is(err, unix.EINVAL) {
-			return nil, fsError(fd, "volatile", err)
+			return nil, fsError(fd, "overlay", "volatile", err)
 		}
 	}
 	if err := noEINTR(func() error { return unix.FsconfigCreate(fd) }); err != nil {
-		return nil, fsError(fd, "create", err)
+		return nil, fsError(fd, "overlay", "create", err)
 	}
 	attr := 0
 	if o.Readonly {
@@ -101,7 +101,7 @@ func mountOverlayFs(o Overlay) (*os.File, error) {
 	}
 	m, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, attr)
 	if err != nil {
-		return nil, fsError(fd, "fsmount", err)
+		return nil, fsError(fd, "overlay", "fsmount", err)
 	}
 	return os.NewFile(uintptr(m), "overlay"), nil
 }
@@ -127,7 +127,7 @@ func setLayer(fs int, key string, dir *os.File) error {
 }
 
 // fsError adds what the kernel wrote into the context's log: it says which directory it does not like, and why.
-func fsError(fd int, what string, err error) error {
+func fsError(fd int, kind, what string, err error) error {
 	var lines []string
 	buf := make([]byte, 1024)
 	for range 16 {
@@ -138,9 +138,9 @@ func fsError(fd int, what string, err error) error {
 		lines = append(lines, strings.TrimSpace(string(buf[:n])))
 	}
 	if len(lines) > 0 {
-		return fmt.Errorf("mount overlay: %s: %w (%s)", what, err, strings.Join(lines, "; "))
+		return fmt.Errorf("mount %s: %s: %w (%s)", kind, what, err, strings.Join(lines, "; "))
 	}
-	return fmt.Errorf("mount overlay: %s: %w", what, err)
+	return fmt.Errorf("mount %s: %s: %w", kind, what, err)
 }
 
 // mountOverlayLegacy mounts with mount(2) in a mount namespace that lives only as long as one thread, and takes the

@@ -30,6 +30,9 @@ type SpawnAttr struct {
 	// UserNamespace and TimeNamespace are entered before the clone, so that new namespaces belong to the former; the
 	// program is its root. nil leaves this process's own.
 	UserNamespace, TimeNamespace *os.File
+	// TimeOffsets are lines for /proc/PID/timens_offsets (time_namespaces(7)), of a time namespace that CloneFlags make. It
+	// belongs to UserNamespace.
+	TimeOffsets string
 	// Host is done before the user namespace is entered. It counts only with one.
 	Host HostSetup
 	// Affinity are the CPUs that the program starts on, as words of a mask; empty leaves them. A cpuset that it is cloned
@@ -64,7 +67,7 @@ func Spawn(a SpawnAttr) (int, *os.File, error) {
 		return 0, nil, fmt.Errorf("duplicate the program's descriptor: %w", err)
 	}
 	defer unix.Close(exe)
-	joined := a.UserNamespace != nil || a.TimeNamespace != nil
+	joined := a.UserNamespace != nil || a.TimeNamespace != nil || a.CloneFlags&unix.CLONE_NEWTIME != 0
 	if a.PIDNamespace != nil && !joined {
 		leave, err := joinPIDNamespace(a.PIDNamespace)
 		if err != nil {

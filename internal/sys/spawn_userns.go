@@ -48,6 +48,11 @@ type joiner struct {
 	pidNS     int
 	timeNS    int
 	userNS    int
+	newTime   bool
+	offsets   []byte
+	proc      int // private procfs
+	offsetsAt *byte
+	open      unix.OpenHow
 	session   bool
 	files     []int
 	exe       int
@@ -66,7 +71,10 @@ const (
 	stepRlimit
 	stepPID
 	stepTime
+	stepOffsets
 	stepUser
+	stepNewTime
+	stepWriteOffsets
 	stepClone
 	stepSession
 	stepGroups
@@ -77,10 +85,12 @@ const (
 
 var stepNames = [...]string{
 	"", "enter the cgroup", "chdir", "raise a resource limit", "join the PID namespace", "join the time namespace",
-	"join the user namespace", "clone", "setsid", "setgroups", "become root of the user namespace", "dup", "execute",
+	"open timens_offsets", "join the user namespace", "make a time namespace", "write timens_offsets", "clone", "setsid", "setgroups", "become root of the user namespace", "dup", "execute",
 }
 
-// spawnJoined is Spawn by way of a process without threads, which alone can enter a user or a time namespace (setns(2)). It
+// spawnJoined is Spawn by way of a process without threads, which alone can enter a user or a time namespace (setns(2)),
+// and whose child is in a new time namespace with its first instruction: a process that makes one stays outside, and the
+// offsets can be set as long as nobody is in it (time_namespaces(7)). It
 // is a fork of this one: it is not dumpable, is in no PID namespace but ours, and ends once it has made its child ours
 // (CLONE_PARENT), so that there is nothing of it to be had from inside.
 func spawnJoined(exe int, a SpawnAttr) (int, *os.File, error) {
@@ -150,7 +160,10 @@ func newJoiner(exe int, a SpawnAttr, report int) (_ *joiner, err error) {
 		exe: exe, session: a.Session, zero: [1]byte{'0'}, pidNS: -1, timeNS: -1, userNS: -1,
 		// The child's signal at its end is the joiner's (clone(2), CLONE_PARENT).
 		self:  cloneArgs{flags: unix.CLONE_CLEAR_SIGHAND, exitSignal: uint64(unix.SIGCHLD)},
-		child: cloneArgs{flags: a.CloneFlags | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT},
+		child: cloneArgs{flags: a.CloneFlags&^unix.CLONE_NEWTIME | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT},
+	}
+	if err := j.timeNamespace(a); err != nil {
+		return nil, err
 	}
 	if a.Cgroup != nil {
 		j.self.flags |= unix.CLONE_INTO_CGROUP
@@ -186,6 +199,22 @@ func newJoiner(exe int, a SpawnAttr, report int) (_ *joiner, err error) {
 		j.files = append(j.files, fd)
 	}
 	return j, nil
+}
+
+func (j *joiner) timeNamespace(a SpawnAttr) (err error) {
+	if j.newTime = a.CloneFlags&unix.CLONE_NEWTIME != 0; !j.newTime || a.TimeOffsets == "" {
+		return nil
+	}
+	if j.proc, err = privateProc(); err != nil {
+		return err
+	}
+	j.offsets = []byte(a.TimeOffsets)
+	j.offsetsAt, _ = syscall.BytePtrFromString("self/timens_offsets")
+	j.open = unix.OpenHow{
+		Flags:   unix.O_WRONLY | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	return nil
 }
 
 func (j *joiner) setup(h HostSetup) (err error) {
@@ -297,7 +326,7 @@ func (j *joiner) fail(step uint64, value syscall.Errno) {
 	}
 }
 
-// join does what needs the host's rights, and gives them up with the last step. The cgroup is entered first, so that
+// join does what needs the host's rights, and gives them up with the last steps. The cgroup is entered first, so that
 // nothing that comes is unlimited.
 //
 //go:nosplit
@@ -333,9 +362,30 @@ func (j *joiner) join() (uint64, syscall.Errno) {
 			return stepTime, errno
 		}
 	}
+	// The file is the node's root's, as this process is not dumpable.
+	var offsets uintptr
+	if len(j.offsets) > 0 {
+		var errno syscall.Errno
+		offsets, _, errno = unix.RawSyscall6(unix.SYS_OPENAT2, uintptr(j.proc), uintptr(unsafe.Pointer(j.offsetsAt)),
+			uintptr(unsafe.Pointer(&j.open)), unsafe.Sizeof(j.open), 0, 0)
+		if errno != 0 {
+			return stepOffsets, errno
+		}
+	}
 	if j.userNS >= 0 {
 		if _, _, errno := unix.RawSyscall(unix.SYS_SETNS, uintptr(j.userNS), unix.CLONE_NEWUSER, 0); errno != 0 {
 			return stepUser, errno
+		}
+	}
+	if j.newTime {
+		if _, _, errno := unix.RawSyscall(unix.SYS_UNSHARE, unix.CLONE_NEWTIME, 0, 0); errno != 0 {
+			return stepNewTime, errno
+		}
+	}
+	if len(j.offsets) > 0 {
+		_, _, errno := unix.RawSyscall(unix.SYS_WRITE, offsets, uintptr(unsafe.Pointer(&j.offsets[0])), uintptr(len(j.offsets)))
+		if errno != 0 {
+			return stepWriteOffsets, errno
 		}
 	}
 	return 0, 0

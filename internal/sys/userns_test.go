@@ -184,6 +184,46 @@ func capsOf(t testing.TB) string {
 	return strings.Repeat("0", 16-len(s)) + s
 }
 
+// The program is in the new time namespace with its first instruction, on every kernel that has them, and so is the
+// namespace its user namespace's: joining it again takes rights over it.
+func TestSpawnInTimeNamespace(t *testing.T) {
+	needRoot(t)
+	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
+		t.Skip("needs time namespaces (Linux 5.6, CONFIG_TIME_NS)")
+	}
+	ns, err := NewUserNamespace(testMap, testMap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	host, err := os.Readlink("/proc/self/ns/time")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, user := range map[string]*os.File{"host": nil, "user namespace": ns} {
+		a := SpawnAttr{
+			UserNamespace: user, CloneFlags: CloneNewTime | CloneNewPID | CloneNewUTS, Secret: true,
+			TimeOffsets: "monotonic 86400 5\nboottime 172800000 0\n",
+		}
+		const script = `echo $$ $(busybox readlink /proc/self/ns/time) $(busybox cut -d. -f1 /proc/uptime)
+/usr/bin/nsenter -T/proc/self/ns/time busybox cut -d. -f1 /proc/uptime`
+		out, err := spawnShell(t, a, script)
+		f := strings.Fields(out)
+		if err != nil || len(f) != 4 || f[0] != "1" || f[1] == host {
+			t.Fatalf("%s: output %q, %v; want 1, one time namespace that is not %s, and its uptime twice", name, out, err, host)
+		}
+		for _, up := range f[2:] {
+			if n, err := strconv.Atoi(up); err != nil || n < 172800000 {
+				t.Errorf("%s: uptime = %q; want more than the offset", name, up)
+			}
+		}
+		a.TimeOffsets = ""
+		if out, err = spawnShell(t, a, "busybox cat /proc/self/timens_offsets"); err != nil || strings.Join(strings.Fields(out), " ") != "monotonic 0 0 boottime 0 0" {
+			t.Errorf("%s: offsets = %q, %v; want none", name, out, err)
+		}
+	}
+}
+
 // Every step of the joining process is an error with its name, and nothing is left.
 func TestSpawnInUserNamespaceFailures(t *testing.T) {
 	needRoot(t)
@@ -205,6 +245,7 @@ func TestSpawnInUserNamespaceFailures(t *testing.T) {
 		"chdir":                             {SpawnAttr{UserNamespace: ns, Host: HostSetup{Dir: "/nonexistent"}}, unix.ENOENT},
 		"join the time namespace":           {SpawnAttr{UserNamespace: ns, TimeNamespace: ns}, unix.EINVAL},
 		"join the PID namespace":            {SpawnAttr{UserNamespace: ns, PIDNamespace: ns}, unix.EINVAL},
+		"write timens_offsets":              {SpawnAttr{CloneFlags: CloneNewTime, TimeOffsets: "monotonic -9000000000 0\n"}, unix.ERANGE},
 		"become root of the user namespace": {SpawnAttr{UserNamespace: noRoot}, unix.EINVAL},
 	} {
 		if _, err := spawnShell(t, tt.a, "true"); !errors.Is(err, tt.errn) || !strings.Contains(err.Error(), name) {

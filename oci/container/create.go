@@ -265,6 +265,7 @@ func (l *launch) fill() (err error) {
 	}
 	l.how.Affinity, l.how.Late = l.flags.Affinity, l.flags.LatePID
 	l.how.UserNamespace, l.how.TimeNamespace, l.how.Host = l.flags.UserNamespace, l.flags.TimeNamespace, l.flags.Host
+	l.how.TimeOffsets = l.flags.TimeOffsets
 	encoded, err := initmsg.Encode(l.flags.Message)
 	if err != nil {
 		return err

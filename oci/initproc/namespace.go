@@ -76,7 +76,7 @@ func (s *setup) joinOne(i int) error {
 
 func (s *setup) unshare() error {
 	flags := s.m.Unshare
-	for _, f := range []uint64{unix.CLONE_NEWUSER, unix.CLONE_NEWPID} {
+	for _, f := range []uint64{unix.CLONE_NEWUSER, unix.CLONE_NEWPID, unix.CLONE_NEWTIME} {
 		if flags&f != 0 {
 			return text("unshare the " + namespaceName(f) + " namespace: the parent has to clone into it")
 		}
@@ -86,55 +86,7 @@ func (s *setup) unshare() error {
 			return wrap("unshare", "namespaces", err)
 		}
 	}
-	// Only while no process is in the new time namespace yet.
-	if len(s.m.TimeOffsets) > 0 {
-		var all string
-		for _, line := range s.m.TimeOffsets {
-			all += line + "\n"
-		}
-		if err := s.asOwner(func() error { return s.procWrite("self", "timens_offsets", all) }); err != nil {
-			return wrap("write", "timens_offsets", err)
-		}
-	}
-	if flags&unix.CLONE_NEWTIME != 0 {
-		return s.enterTime()
-	}
 	return nil
-}
-
-// enterTime puts this process into the time namespace that it has unshared, as execve does since Linux 6.3: before, only a
-// child was. setns(2) refuses that to a process with threads, which all but the server's forks are.
-func (s *setup) enterTime() error {
-	const name = "self/ns/time_for_children"
-	fd, err := openIn(s.proc, name, unix.O_RDONLY, 0)
-	if err != nil {
-		return wrap("open", "/proc/"+name, err)
-	}
-	defer unix.Close(fd)
-	err = unix.Setns(fd, unix.CLONE_NEWTIME)
-	if err == unix.EUSERS {
-		if kernelAtLeast(6, 3) {
-			return nil
-		}
-		err = &kernelError{"6.3", text("to enter a new time namespace with threads")}
-	}
-	return wrap("enter", "the new time namespace", err)
-}
-
-// asOwner writes to a file of this process in procfs that belongs to its user alone. To root of a user namespace these do not
-// belong while the process is not dumpable; as the first one in a PID namespace it has nobody to fear.
-func (s *setup) asOwner(write func() error) error {
-	if !s.m.UserNamespace || unix.Getpid() != 1 {
-		return write()
-	}
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
-		return wrap("prctl PR_SET_DUMPABLE", "", err)
-	}
-	err := write()
-	if again := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err == nil {
-		err = wrap("prctl PR_SET_DUMPABLE", "", again)
-	}
-	return err
 }
 
 func (s *setup) setNames() error {
@@ -149,23 +101,4 @@ func (s *setup) setNames() error {
 		}
 	}
 	return nil
-}
-
-func kernelAtLeast(major, minor int) bool {
-	var u unix.Utsname
-	if unix.Uname(&u) != nil {
-		return false
-	}
-	var v [2]int
-	part := 0
-	for _, c := range u.Release {
-		if c == '.' && part == 0 {
-			part = 1
-		} else if c < '0' || c > '9' {
-			break
-		} else {
-			v[part] = v[part]*10 + int(c-'0')
-		}
-	}
-	return v[0] > major || v[0] == major && v[1] >= minor
 }

@@ -16,7 +16,7 @@ func (s *setup) openProc() error {
 	if s.proc >= 0 {
 		return verifyProc(s.proc) // the server's
 	}
-	if len(m.Sysctls) == 0 && m.Unshare&unix.CLONE_NEWTIME == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
+	if len(m.Sysctls) == 0 && p.OOMScoreAdj == nil && p.AppArmor == "" && p.SELinux == "" &&
 		m.StartFile == initmsg.NoFile && (m.Root == nil || !m.Root.NoPivot) && !countsVersions(m.Mounts) {
 		return nil
 	}

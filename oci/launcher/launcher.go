@@ -35,6 +35,7 @@ type Process struct {
 	// UserNamespace and TimeNamespace are entered before the clone, Host is done before that (sys.SpawnAttr).
 	UserNamespace, TimeNamespace *os.File
 	Host                         sys.HostSetup
+	TimeOffsets                  string // of a new time namespace
 	// Affinity are the CPUs to start on, as words of a mask; empty leaves them.
 	Affinity []uint64
 	// Server starts the init, or nil.
@@ -77,7 +78,8 @@ func Start(p Process) (*Child, error) {
 	attr := sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
-		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, Host: p.Host, Affinity: p.Affinity,
+		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, TimeOffsets: p.TimeOffsets, Host: p.Host,
+		Affinity: p.Affinity,
 	}
 	pid, pidfd, err := p.Server.spawn(attr)
 	if err != nil {

@@ -150,7 +150,7 @@ func reply(conn *sys.Caller) (int, error) {
 // forkable says whether a server could start it: what is left to sys.Spawn is done on a thread before the clone, or
 // needs the parent's hand right after it.
 func forkable(a sys.SpawnAttr) bool {
-	return a.CloneFlags&sys.CloneNewUser == 0 && a.UserNamespace == nil && a.TimeNamespace == nil && len(a.Affinity) == 0
+	return a.CloneFlags&(sys.CloneNewUser|sys.CloneNewTime) == 0 && a.UserNamespace == nil && a.TimeNamespace == nil && len(a.Affinity) == 0
 }
 
 // spawn is sys.Spawn of an init, by the server where it can. The caller keeps its children from being reaped meanwhile.

@@ -93,6 +93,8 @@ type Launch struct {
 	KillGroup []string `json:"kill_group,omitempty"`
 	// Affinity are the CPUs to start on, as words of a mask.
 	Affinity []uint64 `json:"affinity,omitempty"`
+	// TimeOffsets are lines for the timens_offsets of a time namespace that CloneFlags make.
+	TimeOffsets string `json:"time_offsets,omitempty"`
 	// Foreign has another runtime make the process; there is no RoleMessage then, so that a supervisor that does not know
 	// the field refuses.
 	Foreign *Foreign `json:"foreign,omitempty"`

@@ -172,8 +172,8 @@ func (s *Supervisor) clone(p *process, io *stdio, fs files, called *pending) (se
 	how := launcher.Process{
 		Init: s.cfg.Init, Message: fs.message, Stdio: io.child, Files: fs.extra,
 		CloneFlags: p.launch.CloneFlags, Cgroup: fs.cgroup, Server: &s.inits,
-		UserNamespace: fs.userns, TimeNamespace: fs.timens, Host: hostSetup(p.launch.Host),
-		Affinity: p.launch.Affinity,
+		UserNamespace: fs.userns, TimeNamespace: fs.timens, TimeOffsets: p.launch.TimeOffsets,
+		Host: hostSetup(p.launch.Host), Affinity: p.launch.Affinity,
 	}
 	if fs.init != nil {
 		how.Init, how.Server = fs.init, nil

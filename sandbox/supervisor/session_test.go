@@ -90,6 +90,25 @@ func lateInit(report *os.File, script string) {
 	os.Exit(0)
 }
 
+// TestLaunchInTimeNamespace: the offsets of a new time namespace come with the launch.
+func TestLaunchInTimeNamespace(t *testing.T) {
+	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
+		t.Skip("needs time namespaces (Linux 5.6, CONFIG_TIME_NS)")
+	}
+	d := startSupervisor(t)
+	how := api.Launch{CloneFlags: sys.CloneNewTime, TimeOffsets: "boottime 1000000000 0\n"}
+	r, log := d.launch("c", "cut -d. -f1 /proc/uptime", how)
+	if r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	if e := d.exit("c"); e.Code != 0 {
+		t.Fatalf("exit = %+v; want 0", e)
+	}
+	if got := content(t, log); len(got) != 1 || len(got[0]) != len("F:1000000000") || !strings.HasPrefix(got[0], "F:1") {
+		t.Errorf("log = %q; want an uptime after the offset", got)
+	}
+}
+
 // TestLateLaunch: the process that is told of is the workload, and its end is its own; an init that fails or is called off
 // leaves nothing.
 func TestLateLaunch(t *testing.T) {

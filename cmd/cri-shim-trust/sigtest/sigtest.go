@@ -118,6 +118,14 @@ func (s *Sigstore) FulcioPEM() []byte {
 	return b.Bytes()
 }
 
+// RootPEM is the authority above it alone, and Intermediate what is between it and certificates.
+func (s *Sigstore) RootPEM() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.root.Raw})
+}
+
+// Intermediate is the authority that signs.
+func (s *Sigstore) Intermediate() *x509.Certificate { return s.fulcio }
+
 // TrustedRoot is the same with the logs and the time stamp authority, as sigstore publishes it.
 func (s *Sigstore) TrustedRoot() []byte {
 	span := map[string]any{"start": s.begin.UTC().Format(time.RFC3339), "end": s.end.UTC().Format(time.RFC3339)}
@@ -195,8 +203,8 @@ type Signing struct {
 	Rekor         int       // version of the log; 0 for none
 	Stamp         bool      // a time stamp of At
 	NoSCT, NoSET  bool
-	Chain         []*x509.Certificate
-	StampOfOthers []byte // a signature that the time stamp is of, instead
+	Chain         []*x509.Certificate // written after Cert, as cosign does for authorities other than Fulcio; may be empty
+	StampOfOthers []byte              // a signature that the time stamp is of, instead
 }
 
 // Bundle signs, and returns a bundle whose parts may be changed before it is written.
@@ -219,7 +227,15 @@ func (s *Sigstore) Bundle(statement []byte, g Signing) map[string]any {
 		if g.Cert == nil {
 			g.Cert = s.Issue(g)
 		}
-		material["certificate"] = map[string]any{"rawBytes": g.Cert.Raw}
+		if g.Chain == nil {
+			material["certificate"] = map[string]any{"rawBytes": g.Cert.Raw}
+		} else {
+			var all []any
+			for _, c := range append([]*x509.Certificate{g.Cert}, g.Chain...) {
+				all = append(all, map[string]any{"rawBytes": c.Raw})
+			}
+			material["x509CertificateChain"] = map[string]any{"certificates": all}
+		}
 		verifier = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: g.Cert.Raw})
 		v2 = map[string]any{"x509Certificate": map[string]any{"rawBytes": g.Cert.Raw}}
 	} else {
