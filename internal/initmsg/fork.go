@@ -25,6 +25,10 @@ type ForkRequest struct {
 	Cgroup bool
 	// PIDNamespace says that a namespace or a pidfd comes last, whose PID namespace the init is to be born into.
 	PIDNamespace bool
+	// Standby is for a fork that is made ahead, of a request that has yet to come. The one file is its end of a SOCK_SEQPACKET
+	// socket, over which it gets a message like those to be expected, as the one file of a second such request. It makes ready for
+	// it, answers with a ForkReply, and waits for the request itself, which has the same CloneFlags.
+	Standby bool
 }
 
 // Descriptors is how many go with the request.
@@ -48,6 +52,9 @@ func (r *ForkRequest) Append(b []byte) []byte {
 	if r.PIDNamespace {
 		bits |= 2
 	}
+	if r.Standby {
+		bits |= 4
+	}
 	b = append(b, Version, byte(r.Files), bits, 0, 0, 0, 0, 0)
 	return binary.LittleEndian.AppendUint64(b, r.CloneFlags)
 }
@@ -56,11 +63,13 @@ var errFork = errors.New("not a request for a fork")
 
 // DecodeForkRequest reads what Append wrote.
 func DecodeForkRequest(b []byte) (r ForkRequest, err error) {
-	if len(b) != forkSize || b[0] != Version || b[2] > 3 || b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
+	if len(b) != forkSize || b[0] != Version || b[2] > 7 || b[3]|b[4]|b[5]|b[6]|b[7] != 0 {
 		return r, errFork
 	}
-	r = ForkRequest{CloneFlags: binary.LittleEndian.Uint64(b[8:]), Files: int(b[1]), Cgroup: b[2]&1 != 0, PIDNamespace: b[2]&2 != 0}
-	if r.Descriptors() > ServerFloor {
+	r = ForkRequest{
+		CloneFlags: binary.LittleEndian.Uint64(b[8:]), Files: int(b[1]), Cgroup: b[2]&1 != 0, PIDNamespace: b[2]&2 != 0, Standby: b[2]&4 != 0,
+	}
+	if r.Descriptors() > ServerFloor || r.Standby && r.Descriptors() != 1 {
 		return r, errFork
 	}
 	return r, nil

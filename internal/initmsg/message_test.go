@@ -153,6 +153,7 @@ func BenchmarkDecode(b *testing.B) {
 func FuzzForkRequest(f *testing.F) {
 	f.Add((&ForkRequest{CloneFlags: 1 << 33, Files: 7, Cgroup: true, PIDNamespace: true}).Append(nil))
 	f.Add((&ForkRequest{Files: ServerFloor}).Append(nil))
+	f.Add((&ForkRequest{Files: 1, Standby: true}).Append(nil))
 	f.Add([]byte{Version})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		r, err := DecodeForkRequest(data)

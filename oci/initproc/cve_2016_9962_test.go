@@ -22,7 +22,7 @@ func TestCVE_2016_9962(t *testing.T) {
 	}
 	attacker.stdinFile = r
 	c := attacker.start()
-	t.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() })
+	t.Cleanup(func() { c.cmd.Kill(); c.cmd.Wait() })
 	if reports := c.readReports(); len(reports) > 0 {
 		t.Fatal(reports[0])
 	}
@@ -37,7 +37,7 @@ func TestCVE_2016_9962(t *testing.T) {
 	}
 	f := os.NewFile(uintptr(fd), "gate")
 	defer f.Close()
-	b := newExec(t, c.cmd.Process.Pid, "true")
+	b := newExec(t, c.cmd.Pid, "true")
 	b.m.StartFile = b.file(f)
 	b.m.Process.UID, b.m.Process.GID = 0, 0 // the attacker's, with no more rights
 	e := b.start()
@@ -46,7 +46,7 @@ func TestCVE_2016_9962(t *testing.T) {
 	if ready, _, err := initmsg.DecodeReport(frame[:n]); err != nil || ready == nil || ready.Kind != initmsg.KindReady {
 		t.Fatal("the init is not ready: ", ready, err)
 	}
-	child := strings.TrimSpace(read(t, "/proc/"+itoa(e.cmd.Process.Pid)+"/task/"+itoa(e.cmd.Process.Pid)+"/children"))
+	child := strings.TrimSpace(read(t, "/proc/"+itoa(e.cmd.Pid)+"/task/"+itoa(e.cmd.Pid)+"/children"))
 	inside := ""
 	for line := range strings.SplitSeq(read(t, "/proc/"+child+"/status"), "\n") {
 		if v, ok := strings.CutPrefix(line, "NSpid:"); ok {

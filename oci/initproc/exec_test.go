@@ -19,11 +19,11 @@ func sleeper(t *testing.T, edit func(*box)) (pid int) {
 		edit(b)
 	}
 	c := b.start()
-	t.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() })
+	t.Cleanup(func() { c.cmd.Kill(); c.cmd.Wait() })
 	if reports := c.readReports(); len(reports) > 0 {
 		t.Fatal(reports[0])
 	}
-	return c.cmd.Process.Pid
+	return c.cmd.Pid
 }
 
 // newExec is another process of a container. The parent joins the PID namespace,

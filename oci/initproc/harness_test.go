@@ -128,7 +128,7 @@ func makeImage(t testing.TB, root string) {
 		writeTo(t, filepath.Join(root, "bin/busybox"), string(data), 0o755)
 	}
 	for _, name := range []string{"sh", "cat", "ls", "id", "stat", "mount", "test", "true", "false", "grep", "touch",
-		"echo", "mkdir", "hostname", "readlink", "tty", "sleep", "env", "pwd", "ps", "kill", "umount", "stty", "wc", "dd", "nice", "ulimit"} {
+		"echo", "mkdir", "hostname", "readlink", "tty", "sleep", "env", "pwd", "ps", "kill", "umount", "stty", "wc", "sort", "dd", "nice", "ulimit"} {
 		if err := os.Symlink("busybox", filepath.Join(root, "bin", name)); err != nil {
 			t.Fatal(err)
 		}
@@ -154,9 +154,15 @@ type result struct {
 // child is a started init.
 type child struct {
 	t         testing.TB
-	cmd       *exec.Cmd
+	cmd       process
 	sync      *os.File
 	out, errs bytes.Buffer
+}
+
+// process is an exec.Cmd, or a fork of the server that stands in for one.
+type process struct {
+	*os.Process
+	Wait func() (*os.ProcessState, error)
 }
 
 // file adds a file to the message and returns its index.
@@ -188,18 +194,13 @@ func (b *box) launch() (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := append(b.wrap, initBinary(b.t))
-	c := &child{t: b.t, sync: syncR, cmd: exec.Command(args[0], args[1:]...)}
-	c.cmd.Env = initmsg.Env()
-	c.cmd.Dir = "/"
-	c.cmd.Stdin = strings.NewReader(b.stdin)
-	if b.stdinFile != nil {
-		c.cmd.Stdin = b.stdinFile
+	c := &child{t: b.t, sync: syncR}
+	files := append([]*os.File{msgR, syncW}, b.files...)
+	if b.standsBy() {
+		err = c.fork(b, data, files)
+	} else {
+		err = c.exec(b, files)
 	}
-	c.cmd.Stdout, c.cmd.Stderr = &c.out, &c.errs
-	c.cmd.ExtraFiles = append([]*os.File{msgR, syncW}, b.files...)
-	c.cmd.SysProcAttr = sysProcAttr(b.flags)
-	err = c.cmd.Start()
 	msgR.Close()
 	syncW.Close()
 	if err == nil {
@@ -207,6 +208,26 @@ func (b *box) launch() (*child, error) {
 	}
 	msgW.Close()
 	return c, err
+}
+
+func (c *child) exec(b *box, files []*os.File) error {
+	args := append(b.wrap, initBinary(b.t))
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = initmsg.Env()
+	cmd.Dir = "/"
+	cmd.Stdin = strings.NewReader(b.stdin)
+	if b.stdinFile != nil {
+		cmd.Stdin = b.stdinFile
+	}
+	cmd.Stdout, cmd.Stderr = &c.out, &c.errs
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = sysProcAttr(b.flags)
+	err := cmd.Start()
+	c.cmd = process{cmd.Process, func() (*os.ProcessState, error) {
+		err := cmd.Wait()
+		return cmd.ProcessState, err
+	}}
+	return err
 }
 
 // readReports reads to the end of the sync pipe: the workload runs, or the init has failed.
@@ -238,14 +259,14 @@ func (c *child) wait() (r result) {
 			r.failure = p
 		}
 	}
-	timer := time.AfterFunc(20*time.Second, func() { c.cmd.Process.Kill() })
+	timer := time.AfterFunc(20*time.Second, func() { c.cmd.Kill() })
 	defer timer.Stop()
-	err := c.cmd.Wait()
+	state, err := c.cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		c.t.Fatal(err)
 	}
-	ws := c.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	ws := state.Sys().(syscall.WaitStatus)
 	if r.code = ws.ExitStatus(); ws.Signaled() {
 		r.code = 128 + int(ws.Signal())
 	}

@@ -45,6 +45,9 @@ type setup struct {
 	readonlyAtEnd []int     // mounts, see Mount.ReadonlyAtEnd
 	server        *server   // of a fork of it, else nil
 	last          *lastStep // see Message.PIDFile, else nil
+
+	ahead   *standby // what was made ready for this message, or nil
+	sources []source // of Message.Mounts, see gather
 }
 
 // messageBuffer is what a message is read into: memory that the server of inits has not touched, so that its forks have
@@ -75,7 +78,7 @@ func newSetup(of *server) *setup {
 		fresh: freshDir{fd: -1}, nodes: nodeDir{fd: -1},
 	}
 	if of != nil {
-		s.proc = of.proc
+		s.proc, s.ahead = of.proc, of.ahead
 	}
 	return s
 }
@@ -125,6 +128,9 @@ func (s *setup) run() error {
 		return err
 	}
 	if err := s.checkFiles(); err != nil {
+		return err
+	}
+	if err := s.makeNamespace(); err != nil {
 		return err
 	}
 	if s.sync, err = s.above(s.sync); err != nil {

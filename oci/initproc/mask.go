@@ -11,6 +11,10 @@ func (s *setup) openNull() error {
 	if len(s.m.Masked) == 0 {
 		return nil
 	}
+	if s.ahead != nil {
+		s.null = s.ahead.null
+		return verifyDevice(s.null, "/dev/null", unix.S_IFCHR, 1, 3)
+	}
 	fd, err := unix.Open("/dev/null", unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return wrap("open", "/dev/null", err)
@@ -81,23 +85,23 @@ func move(from, to int) error {
 
 // emptyDir makes an empty tmpfs that cannot be written to, not even by who may remount.
 func emptyDir() (int, error) {
+	return newTmpfs([]string{"nr_blocks=1", "nr_inodes=1", "mode=0555", "ro"}, unix.MOUNT_ATTR_RDONLY)
+}
+
+// newTmpfs makes a tmpfs with nothing that could be executed in it.
+func newTmpfs(options []string, attrs int) (int, error) {
 	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return -1, wrap("fsopen", "tmpfs", err)
 	}
 	defer unix.Close(fs)
-	for _, o := range [][2]string{{"nr_blocks", "1"}, {"nr_inodes", "1"}, {"mode", "0555"}} {
-		if err := unix.FsconfigSetString(fs, o[0], o[1]); err != nil {
-			return -1, wrap("fsconfig", o[0], err)
-		}
-	}
-	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
-		return -1, wrap("fsconfig", "ro", err)
+	if err := configure(fs, options); err != nil {
+		return -1, err
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
 		return -1, wrap("fsconfig create", "tmpfs", err)
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, attrs|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
 	return fd, wrap("fsmount", "tmpfs", err)
 }
 

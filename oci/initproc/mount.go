@@ -12,11 +12,12 @@ import (
 // it, and gets its attributes there: it is never writable or suid at its
 // target for a moment. The target is a descriptor that was resolved inside the
 // root, so that a link swapped in later changes nothing (CVE-2021-30465).
-func (s *setup) mount(m *initmsg.Mount) error {
+func (s *setup) mount(i int) error {
+	m := &s.m.Mounts[i]
 	if m.Remount {
 		return s.remount(m)
 	}
-	target, dir := -1, true
+	target := -1
 	var err error
 	if m.TmpCopyUp {
 		// What the image has there is the source, so look before it is covered.
@@ -24,7 +25,17 @@ func (s *setup) mount(m *initmsg.Mount) error {
 			return err
 		}
 	}
-	src, dir, err := mountSource(m, target)
+	from := s.gathered(i)
+	if from.left {
+		if name, below := directlyBelow(m.Target, s.fresh.target); below {
+			s.fresh.has(name, false, 0)
+		}
+		return nil
+	}
+	src, dir := from.fd, from.dir
+	if src < 0 {
+		src, dir, err = mountSource(m, target)
+	}
 	if err != nil {
 		if target >= 0 {
 			unix.Close(target)
@@ -61,6 +72,7 @@ func (s *setup) mount(m *initmsg.Mount) error {
 	}
 	if m.FSType == "tmpfs" && !m.TmpCopyUp && m.Propagation == 0 {
 		s.setFresh(m.Target, src)
+		s.fresh.dirs = from.dirs
 	}
 	return nil
 }
@@ -69,28 +81,28 @@ func (s *setup) mount(m *initmsg.Mount) error {
 // nobody else can reach it. So what is mounted directly below needs no search for the target, nor a second look.
 type freshDir struct {
 	target string
-	fd     int // of the mount, or -1
+	fd     int      // of the mount, or -1
+	dirs   []string // in it that are there already, see standby
 }
 
 func (s *setup) setFresh(target string, fd int) {
 	if s.fresh.fd >= 0 {
 		unix.Close(s.fresh.fd)
 	}
-	s.fresh = freshDir{target, fd}
+	s.fresh = freshDir{target: target, fd: fd}
 }
 
 // mountInFresh does the mount if its target is a new entry of the tmpfs that was mounted before it.
 func (s *setup) mountInFresh(src int, dir bool, m *initmsg.Mount) (done bool, err error) {
-	name, below := strings.CutPrefix(m.Target, s.fresh.target+"/")
-	if s.fresh.fd < 0 || !below || name == "" || name == "." || name == ".." || strings.IndexByte(name, '/') >= 0 ||
-		m.Propagation&unix.MS_SHARED != 0 || m.TmpCopyUp || m.ReadonlyAtEnd || m.IVersion || m.NoFollow {
+	name, below := directlyBelow(m.Target, s.fresh.target)
+	if s.fresh.fd < 0 || !below || !quick(m) {
 		return false, nil
 	}
 	mode := m.CreateMode
 	if mode == 0 {
 		mode = 0o755
 	}
-	if makeEntry(s.fresh.fd, name, dir, mode) != nil {
+	if !s.fresh.has(name, dir, mode) && makeEntry(s.fresh.fd, name, dir, mode) != nil {
 		return false, nil // it is there already, or the search gives a better error
 	}
 	// The tmpfs is not shared, so what is attached stays what it is.
@@ -98,6 +110,21 @@ func (s *setup) mountInFresh(src int, dir bool, m *initmsg.Mount) (done bool, er
 		return true, err
 	}
 	return true, wrap("attach", "", unix.MoveMount(src, "", s.fresh.fd, name, unix.MOVE_MOUNT_F_EMPTY_PATH))
+}
+
+// directlyBelow is the name of path in dir.
+func directlyBelow(path, dir string) (name string, ok bool) {
+	path, ok = strings.CutPrefix(path, dir)
+	if !ok || path == "" || path[0] != '/' {
+		return "", false
+	}
+	name = path[1:]
+	return name, name != "" && name != "." && name != ".." && strings.IndexByte(name, '/') < 0
+}
+
+// quick says that a mount is attached and that is all.
+func quick(m *initmsg.Mount) bool {
+	return m.Propagation&unix.MS_SHARED == 0 && !m.TmpCopyUp && !m.ReadonlyAtEnd && !m.IVersion && !m.NoFollow && !m.Remount
 }
 
 // finishMounts makes read-only what first had to take the targets of later mounts: the mounts themselves, by
@@ -365,6 +392,7 @@ func (s *setup) target(m *initmsg.Mount, dir bool) (int, error) {
 	if err != nil {
 		return -1, wrap("open the target", "", err)
 	}
+	s.disturb(fd)
 	if !m.NoFollow { // the kernel mounts nothing on what is of another kind, but it would mount a file on a link
 		return fd, nil
 	}

@@ -30,7 +30,7 @@ func TestPodInit(t *testing.T) {
 		if r := c.readReports(); len(r) != 0 {
 			t.Fatal(r[0])
 		}
-		pid := strconv.Itoa(c.cmd.Process.Pid)
+		pid := strconv.Itoa(c.cmd.Pid)
 		status := read(t, "/proc/"+pid+"/status")
 		for _, line := range []string{"CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "CapBnd:\t0000000000000000", "Threads:\t1", "Name:\tpod-init"} {
 			if !strings.Contains(status, line+"\n") {
@@ -53,14 +53,14 @@ func TestPodInit(t *testing.T) {
 			t.Errorf("private memory = %d KiB; want at most 64", private)
 		}
 		t.Logf("private memory: %d KiB", private)
-		if err := c.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		if err := c.cmd.Signal(syscall.SIGHUP); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Millisecond)
-		if err := c.cmd.Process.Signal(sig); err != nil {
+		if err := c.cmd.Signal(sig); err != nil {
 			t.Fatal(err)
 		}
-		if err := c.cmd.Wait(); err != nil {
+		if _, err := c.cmd.Wait(); err != nil {
 			t.Errorf("pod init after %v: %v; want exit status 0", sig, err)
 		}
 	}
@@ -76,11 +76,11 @@ func TestPodInitLabel(t *testing.T) {
 
 func TestPodInitReaps(t *testing.T) {
 	c := newPodInit(t).start()
-	defer func() { c.cmd.Process.Kill(); c.cmd.Wait() }()
+	defer func() { c.cmd.Kill(); c.cmd.Wait() }()
 	if r := c.readReports(); len(r) != 0 {
 		t.Fatal(r[0])
 	}
-	pid := strconv.Itoa(c.cmd.Process.Pid)
+	pid := strconv.Itoa(c.cmd.Pid)
 	// nsenter joins the PID namespace; its grandchildren are orphaned when the shell ends.
 	sh := command("nsenter", "--target="+pid, "--pid", busybox, "sh", "-c",
 		"for i in 1 2 3 4 5; do (/bin/busybox sleep 0.1 >/dev/null 2>&1 &) ; done")

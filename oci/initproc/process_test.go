@@ -295,7 +295,7 @@ func TestStartGate(t *testing.T) {
 	}
 	time.Sleep(20 * time.Millisecond)
 	// By identity: the link's text leaves out what a mount of its own was mounted on.
-	link := "/proc/" + itoa(c.cmd.Process.Pid) + "/exe"
+	link := "/proc/" + itoa(c.cmd.Pid) + "/exe"
 	exe, err := os.Stat(link)
 	binary, err2 := os.Stat(initBinary(t))
 	if err != nil || err2 != nil || !os.SameFile(exe, binary) {

@@ -27,7 +27,7 @@ func (s *setup) rootfs() error {
 	}
 	s.stage = "mount"
 	for i := range m.Mounts {
-		if err := s.mount(&m.Mounts[i]); err != nil {
+		if err := s.mount(i); err != nil {
 			return wrap("mount", m.Mounts[i].Target, err)
 		}
 	}
@@ -37,17 +37,11 @@ func (s *setup) rootfs() error {
 	}
 	s.stage = "devices"
 	// After the mounts: /dev is one of them.
-	for i := range m.Devices {
-		if err := s.device(&m.Devices[i]); err != nil {
-			return wrap("make device", m.Devices[i].Path, err)
+	if !s.nodesReady() {
+		if err := s.makeNodes(); err != nil {
+			return err
 		}
 	}
-	for _, l := range m.Symlinks {
-		if err := s.symlink(l); err != nil {
-			return wrap("make symlink", l.Path, err)
-		}
-	}
-	s.closeNodes()
 	if m.Process.Terminal {
 		s.stage = "terminal"
 		// The container's own devpts is mounted by now, and nothing of the
@@ -80,12 +74,18 @@ func (s *setup) rootfs() error {
 	s.stage = "read-only paths"
 	// Before the masks, as a read-only bind of a tree would uncover what is masked in it.
 	for _, path := range m.Readonly {
+		if s.coveredAhead(path) {
+			continue
+		}
 		if err := s.readonly(path); err != nil {
 			return wrap("make read-only", path, err)
 		}
 	}
 	s.stage = "masked paths"
 	for _, path := range m.Masked {
+		if s.coveredAhead(path) {
+			continue
+		}
 		if err := s.mask(path); err != nil {
 			return wrap("mask", path, err)
 		}
@@ -111,6 +111,21 @@ func (s *setup) rootfs() error {
 	return nil
 }
 
+func (s *setup) makeNodes() error {
+	for i := range s.m.Devices {
+		if err := s.device(&s.m.Devices[i]); err != nil {
+			return wrap("make device", s.m.Devices[i].Path, err)
+		}
+	}
+	for _, l := range s.m.Symlinks {
+		if err := s.symlink(l); err != nil {
+			return wrap("make symlink", l.Path, err)
+		}
+	}
+	s.closeNodes()
+	return nil
+}
+
 // attachRoot puts the new root on the staging directory and opens it.
 func (s *setup) attachRoot() error {
 	r := s.m.Root
@@ -120,6 +135,9 @@ func (s *setup) attachRoot() error {
 	}
 	if r.Detached {
 		return s.cloneRoot(prop)
+	}
+	if s.ahead != nil {
+		return s.enterAhead(prop)
 	}
 	// Before anything is mounted: a mount below a shared one would appear on the host.
 	if err := unix.Mount("", "/", "", uintptr(prop), ""); err != nil {
@@ -193,6 +211,9 @@ func setAttr(fd int, flags uint, attr *unix.MountAttr) error {
 
 // pivot makes s.root the root and takes the host's mounts away.
 func (s *setup) pivot() error {
+	if s.ahead != nil {
+		return chrootTo(s.root) // there is nothing but the empty root below it, see standby
+	}
 	if s.m.Root.NoPivot {
 		if err := s.moveRoot(); err != nil {
 			return err
@@ -204,7 +225,12 @@ func (s *setup) pivot() error {
 		return wrap("open", "the old root", err)
 	}
 	defer unix.Close(old)
-	if err := unix.Fchdir(s.root); err != nil {
+	return pivotTo(s.root, old)
+}
+
+// pivotTo makes root the root, and unmounts old.
+func pivotTo(root, old int) error {
+	if err := unix.Fchdir(root); err != nil {
 		return wrap("chdir", "the new root", err)
 	}
 	// pivot_root(2), "pivot_root(".", ".")": the old root is put on top of

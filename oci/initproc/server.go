@@ -29,7 +29,8 @@ type server struct {
 	forks   uint32
 	// proc is a private procfs that the forks use too. It is of the server's PID namespace, in which they are
 	// themselves; in a user namespace of their own they need one that belongs to it.
-	proc int
+	proc  int
+	ahead *standby // of a fork that was made ahead, else nil
 }
 
 const (
@@ -119,6 +120,9 @@ func (sv *server) loop() error {
 
 // forked closes what is not the fork's.
 func (sv *server) forked(r *initmsg.ForkRequest) error {
+	if r.Standby {
+		return sv.standBy(r.CloneFlags)
+	}
 	if r.CloneFlags&unix.CLONE_NEWUSER != 0 {
 		return closeExcept(r.Files, nil)
 	}
@@ -128,6 +132,9 @@ func (sv *server) forked(r *initmsg.ForkRequest) error {
 
 func (sv *server) fork(r *initmsg.ForkRequest) (int, unix.Errno) {
 	args := cloneArgs{flags: r.CloneFlags | unix.CLONE_PARENT}
+	if r.Standby {
+		args.flags &^= unix.CLONE_NEWNS // which comes later, see standby
+	}
 	next := uintptr(r.Files)
 	if r.Cgroup {
 		args.flags |= unix.CLONE_INTO_CGROUP

@@ -2,6 +2,8 @@ package initproc
 
 import (
 	"os"
+	"reflect"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -45,5 +47,35 @@ func TestForkWaitsUntilItIsKnown(t *testing.T) {
 	}
 	if rep, _, err := initmsg.DecodeReport(buf[:n]); err != nil || rep == nil || rep.Kind != initmsg.KindExecute {
 		t.Errorf("report = %v, %v; want the one of execution", rep, err)
+	}
+}
+
+// TestSameMount changes one field after the other.
+func TestSameMount(t *testing.T) {
+	a := &initmsg.Mount{FSType: "tmpfs", Target: "/x", Options: []string{"size=1"}}
+	same := *a
+	same.Options = slices.Clone(a.Options)
+	if !sameMount(a, &same) {
+		t.Error("a copy is not the same")
+	}
+	for i := range reflect.TypeFor[initmsg.Mount]().NumField() {
+		b := *a
+		switch f := reflect.ValueOf(&b).Elem().Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("other")
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Int32:
+			f.SetInt(7)
+		case reflect.Uint32, reflect.Uint64:
+			f.SetUint(7)
+		case reflect.Slice:
+			f.Set(reflect.ValueOf([]string{"size=2"}))
+		default:
+			t.Fatalf("field of kind %v", f.Kind())
+		}
+		if sameMount(a, &b) {
+			t.Errorf("with another %s it is the same", reflect.TypeFor[initmsg.Mount]().Field(i).Name)
+		}
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/cri-shim/cri-shim/internal/initmsg"
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -47,23 +49,25 @@ type Child struct {
 	Pidfd *os.File
 
 	reports *os.File
-	page    *os.File // of a Late one, with the workload's PID
+	quiet   *sync.Mutex // held as long as reports is a quiet pipe, else nil
+	page    *os.File    // of a Late one, with the workload's PID
 	reap    func(pid int) syscall.WaitStatus
+	ended   func(executed bool) // lets the server get ready for the next one like it
 }
 
 // Start makes the process. An error is an *initmsg.Report, as those of the init are.
 func Start(p Process) (*Child, error) {
-	r, w, err := sys.Pipe(false)
+	c := &Child{}
+	w, err := p.Server.pipe(c)
 	if err != nil {
 		return nil, failed("stdio", err)
 	}
 	defer w.Close()
 	list := make([]*os.File, 0, initmsg.FirstFile+len(p.Files))
 	list = append(append(append(list, p.Stdio[:]...), p.Message, w), p.Files...)
-	c := &Child{reports: r}
 	if p.Late {
 		if c.page, err = sys.SharedPage("pid"); err != nil {
-			r.Close()
+			c.close()
 			return nil, failed("clone", err)
 		}
 		list, p.PIDNamespace = append(list, p.PIDNamespace, c.page), nil
@@ -71,22 +75,27 @@ func Start(p Process) (*Child, error) {
 			c.reap = sys.WaitChild
 		}
 	}
-	pid, pidfd, err := p.Server.spawn(sys.SpawnAttr{
+	attr := sys.SpawnAttr{
 		Exe: p.Init, Args: []string{"cri-shim-init"}, Env: initmsg.Env(), Files: list,
 		CloneFlags: p.CloneFlags, Cgroup: p.Cgroup, PIDNamespace: p.PIDNamespace, Secret: true,
 		UserNamespace: p.UserNamespace, TimeNamespace: p.TimeNamespace, TimeOffsets: p.TimeOffsets, Host: p.Host,
 		Affinity: p.Affinity,
-	})
+	}
+	pid, pidfd, err := p.Server.spawn(attr)
 	if err != nil {
 		c.close()
 		return nil, failed("clone", err)
 	}
 	c.PID, c.Pidfd = pid, pidfd
+	c.ended = p.Server.next(attr, p.Message)
 	return c, nil
 }
 
 func (c *Child) close() {
 	c.reports.Close()
+	if c.quiet != nil {
+		c.quiet.Unlock()
+	}
 	if c.page != nil {
 		c.page.Close()
 	}
@@ -98,10 +107,17 @@ func failed(stage string, err error) *initmsg.Report {
 	return r
 }
 
+// quietLimit is how long reports wait to be read: an init that has more of them than a pipe holds waits for that.
+const quietLimit = 100 * time.Millisecond
+
 // Executed waits until the workload is executed and returns the init's warnings. An error is an *initmsg.Report: what
 // went wrong, or that the init was killed.
 func (c *Child) Executed() (warnings []string, err error) {
 	defer c.close()
+	defer func() { c.ended(err == nil) }()
+	if c.quiet != nil {
+		sys.AwaitHangup(c.reports, quietLimit)
+	}
 	warnings, name, err := readReports(c.reports, initmsg.KindExecute)
 	if c.page == nil {
 		return warnings, err
@@ -163,7 +179,8 @@ func lastStep(status syscall.WaitStatus, pid int, name string) error {
 
 // Ready waits until everything is set up and the init waits at its start file.
 func (c *Child) Ready() (warnings []string, err error) {
-	defer c.reports.Close()
+	defer c.close()
+	defer c.ended(false)
 	return ReadReports(c.reports, initmsg.KindReady)
 }
 

@@ -1,6 +1,7 @@
 package launcher
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -17,8 +18,27 @@ type Server struct {
 	// Lost is called, in a goroutine of its own, when a server is found to have ended. It may be nil.
 	Lost func()
 
-	mu   sync.Mutex
-	conn *sys.Caller // nil without a server
+	mu       sync.Mutex
+	conn     *sys.Caller          // nil without a server
+	standbys map[uint64]*standby  // by clone flags
+	last     map[uint64]time.Time // see expects
+	quiet    sync.Mutex           // see pipe
+}
+
+// pipe makes the pipe for c's reports. To be woken by each of them would cost the init time just before it executes the
+// workload; where nobody else does, a thread waits in the kernel for the last one to be over. It is one for all, since a thread
+// that a Go program has had once stays.
+func (s *Server) pipe(c *Child) (w *os.File, err error) {
+	if s == nil || !s.quiet.TryLock() {
+		c.reports, w, err = sys.Pipe(false)
+		return w, err
+	}
+	if c.reports, w, err = sys.QuietPipe(); err != nil {
+		s.quiet.Unlock()
+		return nil, err
+	}
+	c.quiet = &s.quiet
+	return w, nil
 }
 
 // warmTimeout bounds the wait for a server that has just been started.
@@ -48,6 +68,7 @@ func (s *Server) Close() {
 		s.conn.Close()
 		s.conn = nil
 	}
+	s.releaseAll()
 }
 
 func startServer(init *os.File) (_ *sys.Caller, err error) {
@@ -149,16 +170,14 @@ func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 			files = append(files, f)
 		}
 	}
-	if err := s.conn.Send(r.Append(nil), files); err != nil {
-		s.drop()
-		return sys.Spawn(a) // it has forked nothing
+	if pid, pidfd, ok := s.take(&a, &r, files); ok {
+		return pid, pidfd, nil
 	}
-	pid, err := reply(s.conn)
+	pid, err := s.ask(&r, files)
+	if err == errNotSent {
+		return sys.Spawn(a)
+	}
 	if err != nil {
-		if _, errno := err.(syscall.Errno); !errno {
-			s.drop()
-			err = fmt.Errorf("the server of inits is gone: %w", err)
-		}
 		return 0, nil, fmt.Errorf("clone %s: %w", a.Args[0], err)
 	}
 	pidfd, err := sys.PidfdOpen(pid)
@@ -169,9 +188,27 @@ func (s *Server) spawn(a sys.SpawnAttr) (int, *os.File, error) {
 	return pid, pidfd, nil
 }
 
+// errNotSent says that the server has forked nothing.
+var errNotSent = errors.New("the server of inits has ended")
+
+// ask makes a request; the lock is held.
+func (s *Server) ask(r *initmsg.ForkRequest, files []*os.File) (pid int, err error) {
+	if s.conn.Send(r.Append(nil), files) != nil {
+		s.drop()
+		return 0, errNotSent
+	}
+	pid, err = reply(s.conn)
+	if _, errno := err.(syscall.Errno); err != nil && !errno {
+		s.drop()
+		err = fmt.Errorf("the server of inits is gone: %w", err)
+	}
+	return pid, err
+}
+
 func (s *Server) drop() {
 	s.conn.Close()
 	s.conn = nil
+	s.releaseAll()
 	if s.Lost != nil {
 		go s.Lost()
 	}
