@@ -55,7 +55,7 @@ type Config struct {
 	Snapshotter string
 	// LayerFormat is LayerAuto, the default, LayerDirectory or LayerErofs.
 	LayerFormat string
-	// LayerCompression is CompressLZ4, the default, or CompressNone: of what EROFS images hold.
+	// LayerCompression is CompressAuto, the default, CompressLZ4 or CompressNone: of what EROFS images hold.
 	LayerCompression string
 	// ContainersDir is a directory on the file system of those that Rootfs is given. Default Root.
 	ContainersDir string
@@ -91,12 +91,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.ContainersDir == "" {
 		c.ContainersDir = c.Root
 	}
-	c.LayerFormat, c.LayerCompression = cmp.Or(c.LayerFormat, LayerAuto), cmp.Or(c.LayerCompression, CompressLZ4)
+	c.LayerFormat, c.LayerCompression = cmp.Or(c.LayerFormat, LayerAuto), cmp.Or(c.LayerCompression, CompressAuto)
 	if !slices.Contains([]string{LayerAuto, LayerDirectory, LayerErofs}, c.LayerFormat) {
 		return c, fmt.Errorf("image store: layer format: %q is not %s, %s or %s", c.LayerFormat, LayerAuto, LayerDirectory, LayerErofs)
 	}
-	if !slices.Contains([]string{CompressLZ4, CompressNone}, c.LayerCompression) {
-		return c, fmt.Errorf("image store: layer compression: %q is not %s or %s", c.LayerCompression, CompressLZ4, CompressNone)
+	if !slices.Contains([]string{CompressAuto, CompressLZ4, CompressNone}, c.LayerCompression) {
+		return c, fmt.Errorf("image store: layer compression: %q is not %s, %s or %s", c.LayerCompression, CompressAuto, CompressLZ4, CompressNone)
 	}
 	if c.Platform == nil {
 		p := platforms.DefaultSpec()

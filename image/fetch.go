@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -75,7 +76,7 @@ func (f fetcher) whole(ctx context.Context, desc ocispec.Descriptor, p *partial,
 
 // reader returns the content of desc, exactly desc.Size bytes of it, from places. It is not verified.
 func (f fetcher) reader(ctx context.Context, desc ocispec.Descriptor, places []int) *blobReader {
-	return &blobReader{ctx: ctx, f: f, desc: desc, left: places}
+	return &blobReader{ctx: ctx, f: f, desc: desc, left: places, began: time.Now()}
 }
 
 type blobReader struct {
@@ -95,6 +96,13 @@ type blobReader struct {
 	// failedAt is where the last failure was.
 	failedAt int64
 	err      error // sticky: the cause of a failure that a decompressor may hide
+	began    time.Time
+	waited   atomic.Int64 // nanoseconds in which data was waited for
+}
+
+// busy tells whether what the data goes to takes longer than the data takes to come. It may be asked while Read runs.
+func (b *blobReader) busy() bool {
+	return time.Duration(b.waited.Load()) < time.Since(b.began)/2
 }
 
 func (b *blobReader) Read(p []byte) (int, error) {
@@ -109,6 +117,7 @@ func (b *blobReader) Read(p []byte) (int, error) {
 		}
 		start, place := time.Now(), b.left[0]
 		n, err := b.readOnce(p)
+		b.waited.Add(int64(time.Since(start)))
 		b.f.progress.read(n, start, b.f.host(place))
 		b.off += int64(n)
 		if n > 0 {

@@ -25,6 +25,7 @@ const (
 
 // How the contents of files in an EROFS image are compressed (Config.LayerCompression).
 const (
+	CompressAuto = "auto" // LZ4, less thorough while the processor is what a pull waits for
 	CompressLZ4  = "lz4"
 	CompressNone = "none"
 )
@@ -33,7 +34,7 @@ const (
 type LayerFormat struct {
 	Name   string `json:"name"`
 	Reason string `json:"reason"`
-	// Compression is CompressLZ4 or CompressNone, of LayerErofs alone.
+	// Compression is the store's configuration, of LayerErofs alone.
 	Compression string `json:"compression,omitempty"`
 }
 

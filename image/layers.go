@@ -232,6 +232,9 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, j layerJob) (info *
 		w.program = ""
 	}
 	build := func(b *blobReader) (err error) {
+		if s.cfg.LayerCompression == CompressAuto {
+			w.hurry = b.busy
+		}
 		info, err = s.buildFrom(ctx, b, j, w)
 		return err
 	}
@@ -255,6 +258,7 @@ func (s *Store) buildLayer(ctx context.Context, src fetcher, j layerJob) (info *
 type way struct {
 	program string // that decompresses gzip; "" is ours
 	format  string
+	hurry   func() bool // of an image: see layer.ImageOptions
 }
 
 // buildFrom makes a layer of what b gives. After an error nothing of it is left.
@@ -358,12 +362,11 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, in io.Reader, diff i
 		return false, err
 	}
 	defer frame.Close()
-	into := s.directoryInto
-	if w.format == LayerErofs {
-		into = s.imageInto
-	}
 	return unpackStream(ctx, in, diff, w.program, func(ctx context.Context, in io.Reader) error {
-		return into(ctx, tmp, in, frame, info)
+		if w.format == LayerErofs {
+			return s.imageInto(ctx, tmp, in, frame, w.hurry, info)
+		}
+		return s.directoryInto(ctx, tmp, in, frame, info)
 	})
 }
 
@@ -396,7 +399,7 @@ func (s *Store) directoryInto(ctx context.Context, tmp string, in io.Reader, fra
 }
 
 // imageInto makes the image.
-func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame io.Writer, info *layerInfo) error {
+func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame io.Writer, hurry func() bool, info *layerInfo) error {
 	f, err := os.OpenFile(filepath.Join(tmp, imageFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
@@ -404,6 +407,7 @@ func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame i
 	defer f.Close()
 	res, err := s.unpackImage(ctx, in, f, layer.ImageOptions{
 		MaxSize: s.cfg.MaxLayerSize, MaxEntries: s.cfg.MaxLayerEntries, Frame: frame, Plain: s.cfg.LayerCompression == CompressNone,
+		Hurry: hurry,
 	})
 	if err != nil {
 		return err

@@ -52,6 +52,26 @@ type discard struct{ n int64 }
 func (d *discard) WriteAt(b []byte, off int64) (int, error) { d.n++; return len(b), nil }
 func (d *discard) ReadAt(b []byte, off int64) (int, error)  { return len(b), nil }
 
+// BenchmarkHurry compares the two ways of compressing.
+func BenchmarkHurry(b *testing.B) {
+	files := realFiles(b, 150<<20)
+	total := int64(0)
+	for _, f := range files {
+		total += int64(len(f))
+	}
+	for _, hurry := range []bool{false, true} {
+		b.Run(fmt.Sprint(hurry), func(b *testing.B) {
+			var size int64
+			start := cpuTime()
+			for b.Loop() {
+				size = writeAll(b, new(discard), erofs.Options{Compress: true, Hurry: func() bool { return hurry }}, files)
+			}
+			b.ReportMetric(float64(size)/float64(total), "ratio")
+			b.ReportMetric(float64(total)*float64(b.N)/1e6/(cpuTime()-start).Seconds(), "cpu-MB/s")
+		})
+	}
+}
+
 // BenchmarkWriter writes real files, to nowhere and to a file. cpu-MB/s is by the CPU's time, with the kernel's.
 func BenchmarkWriter(b *testing.B) {
 	files := realFiles(b, 250<<20)

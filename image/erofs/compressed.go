@@ -95,6 +95,7 @@ func (c *clusters) extent() (tail []byte, err error) {
 		return nil, err
 	}
 	dst = dst[:maxCluster]
+	w.b.lz4.hurry = w.hurry != nil && w.hurry()
 	n, size := len(in), w.b.lz4.compress(dst, in)
 	if last && size > 0 && size <= c.space && (n > c.space || size+indexHeader+indexEntry < n-n/8) {
 		c.plain = false

@@ -121,7 +121,12 @@ func pieces(r *rand.Rand, n int) []byte {
 }
 
 func TestLZ4(t *testing.T) {
-	e := new(lz4)
+	for _, hurry := range []bool{false, true} {
+		testLZ4(t, &lz4{hurry: hurry})
+	}
+}
+
+func testLZ4(t *testing.T, e *lz4) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for n := range 300 {
 		tryLZ4(t, e, pieces(r, n), maxCluster)
@@ -154,7 +159,9 @@ func FuzzLZ4(f *testing.F) {
 		if len(src) > inSize {
 			src = src[:inSize]
 		}
-		tryLZ4(t, e, src, min(int(room), maxCluster))
-		tryLZ4(t, e, src, maxCluster)
+		for _, e.hurry = range []bool{false, true} {
+			tryLZ4(t, e, src, min(int(room), maxCluster))
+			tryLZ4(t, e, src, maxCluster)
+		}
 	})
 }

@@ -16,6 +16,7 @@ const rootOffset = (superOffset + superSize + 16 + slotSize - 1) / slotSize * sl
 type Writer struct {
 	blocks
 	compress bool
+	hurry    func() bool
 	chunked  bool   // there is a file with holes
 	count    uint32 // inodes
 	linked   []*Inode
@@ -52,7 +53,7 @@ func bodyAlign(layout uint8) int {
 
 // NewWriter begins an image in f, which is empty. A Writer that is not closed needs Abort.
 func NewWriter(f File, o Options) (*Writer, error) {
-	w := &Writer{compress: o.Compress}
+	w := &Writer{compress: o.Compress, hurry: o.Hurry}
 	w.f = f
 	w.b = pool.Get().(*buffers)
 	clear(w.b.lz4.table[:]) // what another image left there must not decide how this one comes out

@@ -26,6 +26,7 @@ var modes = []struct {
 }{
 	{"plain", erofs.Options{}},
 	{"lz4", erofs.Options{Compress: true}},
+	{"hurry", erofs.Options{Compress: true, Hurry: func() bool { return true }}},
 }
 
 // sizes are lengths of contents around what is a limit somewhere.

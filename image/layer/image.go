@@ -21,6 +21,8 @@ type ImageOptions struct {
 	Frame      io.Writer // receives the frame file that Reassemble needs; nil for none
 	// Plain leaves contents uncompressed.
 	Plain bool
+	// Hurry is erofs.Options.Hurry: less thorough compression, as long as it says so.
+	Hurry func() bool
 }
 
 // UnpackImage reads a tar stream to its end and writes it to f, an empty file, as an EROFS file system. The image's
@@ -31,7 +33,7 @@ type ImageOptions struct {
 // epoch as their time, access times are the modification times, and a file may have any number of links. Result.DiskSize
 // is the size of the image, Result.Inodes all inodes in it. POSIX access control lists are ErrNoImage.
 func UnpackImage(ctx context.Context, r io.Reader, f *os.File, o ImageOptions) (Result, error) {
-	w, err := erofs.NewWriter(f, erofs.Options{Compress: !o.Plain})
+	w, err := erofs.NewWriter(f, erofs.Options{Compress: !o.Plain, Hurry: o.Hurry})
 	if err != nil {
 		return Result{}, fmt.Errorf("unpack layer: %w", err)
 	}

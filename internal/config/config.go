@@ -41,7 +41,7 @@ type Config struct {
 
 	Snapshotter         string `toml:"snapshotter" doc:"How root file systems of containers are made: overlay, over the image's layers; native, as copies; auto tries overlay out when the daemon starts and takes copies where it cannot be used."`
 	LayerFormat         string `toml:"layer_format" doc:"How layers of images are kept that are pulled from now on: erofs, each as one file with a compressed file system, which needs Linux 6.15; directory, as files of their own; auto tries erofs out when the daemon starts and takes directories where it cannot be used. Layers that are there already stay as they are."`
-	LayerCompression    string `toml:"layer_compression" doc:"Compression of files in layers that are kept as erofs: lz4, or none, for a disk that compresses by itself."`
+	LayerCompression    string `toml:"layer_compression" doc:"Compression of files in layers that are kept as erofs: lz4; none, for a disk that compresses by itself; auto is lz4 that does with less thorough compression while a pull waits for the processor and not for the network."`
 	WritableLayerSize   Size   `toml:"writable_layer_size" doc:"What a container may write outside of its volumes, by project quota: on xfs mounted with pquota, or ext4 made with -O project,quota and mounted with prjquota. A pod's annotations writable-layer.cri-shim.io/pod and /container.NAME lower it. 0: no limit but by annotation."`
 	WritableLayerInodes int64  `toml:"writable_layer_inodes" doc:"Files, directories and links that a container may have outside of its volumes, by project quota as above, so that one container cannot use up the inodes of the node; a handful are the runtime's. A pod's annotations writable-layer-inodes.cri-shim.io/pod and /container.NAME lower it. 0: no limit but by annotation."`
 
@@ -123,7 +123,7 @@ func Default() Config {
 		NRIRequestTimeout:       Seconds(2),
 		Snapshotter:             "auto",
 		LayerFormat:             "auto",
-		LayerCompression:        "lz4",
+		LayerCompression:        "auto",
 		SupervisorCgroup:        "/cri-shim/supervisors",
 		CgroupDriver:            "cgroupfs",
 		CNIConfDir:              "/etc/cni/net.d",

@@ -148,7 +148,7 @@ func TestLoadProblems(t *testing.T) {
 		{"short interval", "reconcile_interval = '1ms'", "DIR/config.toml:1: reconcile_interval: 1ms is not between 1s and 24h0m0s"},
 		{"enum", "log_format = 'xml'", `DIR/config.toml:1: log_format: "xml" is not known; want text or json`},
 		{"layer format", "layer_format = 'squashfs'", `DIR/config.toml:1: layer_format: "squashfs" is not known; want auto or directory or erofs`},
-		{"layer compression", "layer_compression = 'zstd'", `DIR/config.toml:1: layer_compression: "zstd" is not known; want lz4 or none`},
+		{"layer compression", "layer_compression = 'zstd'", `DIR/config.toml:1: layer_compression: "zstd" is not known; want auto or lz4 or none`},
 		{"layers of copies", "snapshotter = 'native'\nlayer_format = 'erofs'", `DIR/config.toml:2: layer_format: erofs does not go with snapshotter = "native": copies are made of directories`},
 		{"driver", "cgroup_driver = 'other'", `DIR/config.toml:1: cgroup_driver: "other" is not known; want cgroupfs or systemd`},
 		{"socket", "listen = '/" + strings.Repeat("x", 107) + "'", "DIR/config.toml:1: listen: is 108 bytes long; a socket's path has at most 107"},

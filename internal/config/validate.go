@@ -25,7 +25,7 @@ func Validate(c Config) Problems {
 	v.oneOf("nri_enabled", c.NRIEnabled, "auto", "on", "off")
 	v.oneOf("snapshotter", c.Snapshotter, "auto", "overlay", "native")
 	v.oneOf("layer_format", c.LayerFormat, "auto", "directory", "erofs")
-	v.oneOf("layer_compression", c.LayerCompression, "lz4", "none")
+	v.oneOf("layer_compression", c.LayerCompression, "auto", "lz4", "none")
 	v.check("layer_format", c.LayerFormat != "erofs" || c.Snapshotter != "native", "erofs does not go with snapshotter = \"native\": copies are made of directories")
 	v.oneOf("cgroup_driver", c.CgroupDriver, "cgroupfs", "systemd")
 	v.between("pids_limit", c.PidsLimit, 0, 1<<22) // PID_MAX_LIMIT
