@@ -17,6 +17,7 @@ type clusters struct {
 	pos   int64  // of in[0] in the file
 	size  int64
 	plain bool // nothing was compressed so far
+	poor  int  // bytes that are not tried in a hurry: those before them lost less than a quarter
 	first uint32
 	used  uint32 // blocks
 
@@ -90,12 +91,16 @@ func (c *clusters) extent() (tail []byte, err error) {
 	if last && len(in) <= min(c.space, inlineMin) {
 		return c.plainTail(len(in))
 	}
+	w.b.lz4.hurry = w.hurry != nil && w.hurry()
+	if n := min(len(in), c.poor) &^ (blockSize - 1); n > 0 && !last && w.b.lz4.hurry {
+		c.poor -= n
+		return c.stay(n)
+	}
 	dst, err := w.room(maxCluster)
 	if err != nil {
 		return nil, err
 	}
 	dst = dst[:maxCluster]
-	w.b.lz4.hurry = w.hurry != nil && w.hurry()
 	n, size := len(in), w.b.lz4.compress(dst, in)
 	if last && size > 0 && size <= c.space && (n > c.space || size+indexHeader+indexEntry < n-n/8) {
 		c.plain = false
@@ -120,6 +125,10 @@ func (c *clusters) extent() (tail []byte, err error) {
 	}
 	c.plain = false
 	c.used += uint32(blocks)
+	c.poor = 0
+	if blocks*blockSize > n/4*3 {
+		c.poor = poorMax
+	}
 	return nil, c.add(clusterHead, n, w.take(blocks*blockSize), blocks)
 }
 
