@@ -51,7 +51,7 @@ func parse(args []string) (*options, error) {
 	flags.IntVar(&o.rounds, "rounds", 3, "pulls of each case by each program")
 	flags.IntVar(&o.size, "size", 200, "MB of the compressed image of 7 layers; the others are in proportion")
 	cases := flags.String("cases", strings.Join(allCases, ","), "what to pull: 7 layers in gzip, the same in zstd, 40 layers, 10 images that share layers")
-	programs := flags.String("programs", strings.Join(allPrograms, ","), "whom to measure, where installed; store is cri-shim's without its daemon")
+	programs := flags.String("programs", strings.Join(allPrograms, ","), "whom to measure, where installed; store is cri-shim's without its daemon, plain and directory are cri-shim with other formats of layers")
 	flags.DurationVar(&o.limit, "limit", 3*time.Minute, "of one pull; one that takes longer is ended and counts as failed")
 	flags.DurationVar(&o.budget, "budget", 12*time.Minute, "of all: no pull begins after it; 0 for none")
 	flags.BoolVar(&o.cold, "cold", true, "drop the page cache before each pull")
@@ -63,7 +63,7 @@ func parse(args []string) (*options, error) {
 	for _, list := range []struct {
 		flag       string
 		got, known []string
-	}{{"-cases", o.cases, allCases}, {"-programs", o.programs, append([]string{"store"}, allPrograms...)}} {
+	}{{"-cases", o.cases, allCases}, {"-programs", o.programs, append([]string{"store", "plain", "directory"}, allPrograms...)}} {
 		for _, name := range list.got {
 			if !slices.Contains(list.known, name) {
 				return nil, fmt.Errorf("%s: %q is none of %s", list.flag, name, strings.Join(list.known, ", "))

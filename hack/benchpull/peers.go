@@ -32,7 +32,11 @@ type peer struct {
 func newPeer(ctx context.Context, name string) (*peer, error) {
 	switch name {
 	case "cri-shim":
-		return criShim(ctx)
+		return criShim(ctx, name, "as configured by default", "")
+	case "plain":
+		return criShim(ctx, name, "layers as images that are not compressed", "layer_compression = \"none\"\n")
+	case "directory":
+		return criShim(ctx, name, "layers as directories", "layer_format = \"directory\"\n")
 	case "store":
 		return &peer{name, "the store of cri-shim, in a process of its own; CPU_PROFILE names a file for pprof", noDaemon, pullStore}, nil
 	case "containerd":
@@ -83,8 +87,8 @@ func pullCRI(ctx context.Context, d *daemon, _ string, refs []string) (time.Time
 	})
 }
 
-// criShim is $CRI_SHIM, or what make build has made.
-func criShim(ctx context.Context) (*peer, error) {
+// criShim is $CRI_SHIM, or what make build has made, with more in its configuration, which is about what.
+func criShim(ctx context.Context, name, what, more string) (*peer, error) {
 	path := os.Getenv("CRI_SHIM")
 	if path == "" {
 		path = "bin/cri-shim"
@@ -100,14 +104,14 @@ func criShim(ctx context.Context) (*peer, error) {
 	first, _, _ := strings.Cut(version, "\n")
 	start := func(ctx context.Context, dir string) (*daemon, error) {
 		config := filepath.Join(dir, "run", "config.toml")
-		text := fmt.Sprintf("root = %q\nstate = %q\nlisten = %q\nnetns_dir = %q\ncni_conf_dir = %q\nsupervisor_cgroup = %q\n",
-			dir+"/root", dir+"/run/state", dir+"/run/sock", dir+"/run/netns", dir+"/run/net.d", "/benchpull")
+		text := fmt.Sprintf("root = %q\nstate = %q\nlisten = %q\nnetns_dir = %q\ncni_conf_dir = %q\nsupervisor_cgroup = %q\n%s",
+			dir+"/root", dir+"/run/state", dir+"/run/sock", dir+"/run/netns", dir+"/run/net.d", "/benchpull", more)
 		if err := errors.Join(os.WriteFile(config, []byte(text), 0o600), os.Mkdir(dir+"/run/net.d", 0o700)); err != nil {
 			return nil, err
 		}
-		return startDaemon(ctx, "cri-shim", []string{path, "serve", "--config", config}, dir)
+		return startDaemon(ctx, name, []string{path, "serve", "--config", config}, dir)
 	}
-	return &peer{"cri-shim", first + "; CRI, as configured by default", start, pullCRI}, nil
+	return &peer{name, first + "; CRI, " + what, start, pullCRI}, nil
 }
 
 // containerd is that of $CONTAINERD_BIN, a folder, or of the PATH.
