@@ -110,7 +110,7 @@ func TestLayerFormat(t *testing.T) {
 		"tmpfs":              {root: tmpfs, change: []func(*Config){anyFormat}, want: LayerFormat{Name: LayerDirectory, Reason: "Linux 6.15"}},
 		"tmpfs, and images":  {root: tmpfs, change: []func(*Config){asImages}, err: "layer format erofs: EROFS images cannot be used below " + tmpfs},
 		"unknown":            {change: []func(*Config){func(c *Config) { c.LayerFormat = "squashfs" }}, err: `layer format: "squashfs" is not auto, directory or erofs`},
-		"compression":        {change: []func(*Config){func(c *Config) { c.LayerCompression = "zstd" }}, err: `layer compression: "zstd" is not lz4 or none`},
+		"compression":        {change: []func(*Config){func(c *Config) { c.LayerCompression = "zstd" }}, err: `layer compression: "zstd" is not auto, lz4 or none`},
 	} {
 		root := tc.root
 		if root == "" {
@@ -128,7 +128,7 @@ func TestLayerFormat(t *testing.T) {
 		}
 	}
 	needErofs(t)
-	for name, compression := range map[string]string{"": CompressLZ4, CompressNone: CompressNone} {
+	for name, compression := range map[string]string{"": CompressAuto, CompressLZ4: CompressLZ4, CompressNone: CompressNone} {
 		got, err := open(t.TempDir(), asImages, func(c *Config) { c.LayerCompression = name })
 		if err != nil || got.Name != LayerErofs || got.Compression != compression {
 			t.Errorf("LayerFormat with compression %q = %+v, %v; want erofs", name, got, err)

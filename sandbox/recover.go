@@ -275,7 +275,7 @@ func (m *Manager) callOff(p *pod, id string) {
 	if err != nil {
 		return // with it died who could launch
 	}
-	if err := m.signal(m.life, c, id); err != nil {
+	if err := m.signal(m.life, c, id, false); err != nil {
 		m.cfg.Log.Warn("call off an interrupted launch", "ctr", id, "err", err)
 	}
 }
@@ -338,14 +338,15 @@ func (m *Manager) killFamily(ctx context.Context, c *client, id string) error {
 	if errors.Is(err, ErrNotFound) {
 		err = nil
 	}
-	return errors.Join(err, m.signal(ctx, c, id)) // which calls off a launch that the supervisor has not come to
+	// A launch that the supervisor has not come to is called off, and one that it has come to meanwhile is killed.
+	return errors.Join(err, m.signal(ctx, c, id, true))
 }
 
 // signal kills a process by its ID; nil when there is none.
-func (m *Manager) signal(ctx context.Context, c *client, id string) error {
+func (m *Manager) signal(ctx context.Context, c *client, id string, family bool) error {
 	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
 	defer cancel()
-	_, _, err := c.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill})
+	_, _, err := c.call(ctx, &api.Request{Op: api.OpSignal, ID: id, Signal: sigKill, Family: family})
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}

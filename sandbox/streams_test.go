@@ -177,6 +177,41 @@ func TestExecAbandoned(t *testing.T) {
 	}
 }
 
+// The same where the caller is gone at once: the supervisor may not know the process yet, or be about to.
+func TestExecGivenUp(t *testing.T) {
+	h := newHost(t)
+	m := h.manager()
+	id := h.running(t, m, "exec sleep 1000", false, false)
+	for range 40 {
+		pids := filepath.Join(t.TempDir(), "pids")
+		script := "setsid sh -c 'echo $$ >> " + pids + "; exec sleep 1000' & echo $$ >> " + pids + "; sleep 1000; true"
+		ctx, leave := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := m.Exec(ctx, id, []string{script}, Streams{Stdout: io.Discard})
+			done <- err
+		}()
+		var started []string
+		for deadline := time.Now().Add(time.Minute); len(started) < 2; {
+			if time.Now().After(deadline) {
+				t.Fatal("the command does not run")
+			}
+			text, _ := os.ReadFile(pids)
+			started = strings.Fields(string(text))
+		}
+		leave()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Fatalf("Exec = %v; want %v", err, context.Canceled)
+		}
+		for _, pid := range started {
+			eventually(t, "process "+pid+" is killed", func() bool {
+				stat, err := os.ReadFile("/proc/" + pid + "/stat")
+				return err != nil || bytes.Contains(stat, []byte(") Z "))
+			})
+		}
+	}
+}
+
 func sizesOf(sizes ...TerminalSize) iter.Seq[TerminalSize] { return slices.Values(sizes) }
 
 func TestAttach(t *testing.T) {

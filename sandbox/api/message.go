@@ -56,9 +56,11 @@ type Request struct {
 	Roles  []Role  `json:"roles,omitempty"`
 	Launch *Launch `json:"launch,omitempty"`
 	Signal int     `json:"signal,omitempty"`
-	Rows   uint16  `json:"rows,omitempty"`
-	Cols   uint16  `json:"cols,omitempty"`
-	After  string  `json:"after,omitempty"`
+	// Family has a SIGKILL reach what the process has started, too (sys.KillFamily).
+	Family bool   `json:"family,omitempty"`
+	Rows   uint16 `json:"rows,omitempty"`
+	Cols   uint16 `json:"cols,omitempty"`
+	After  string `json:"after,omitempty"`
 }
 
 // Launch starts a process through the init.

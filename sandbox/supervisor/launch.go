@@ -250,13 +250,14 @@ func (s *Supervisor) cloneLate(p *process, io *stdio, fs files, called *pending,
 	}, nil
 }
 
-// adopt registers p, a child that is not known yet. Where it must not run any more it is killed.
+// adopt registers p, a child that is not known yet. Where it must not run any more it is killed, with what it has started
+// meanwhile.
 func (s *Supervisor) adopt(p *process, fs files, called *pending) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := s.admit(p, fs, called)
 	if err != nil {
-		p.signal(int(syscall.SIGKILL))
+		err = errors.Join(err, sys.KillFamily(p.pidfd, p.pid))
 		p.pidfd.Close()
 		return err
 	}

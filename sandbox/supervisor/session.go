@@ -228,7 +228,7 @@ func (ses *session) do(req *api.Request, received []*os.File, l *pending, o *out
 		o.last = err == nil
 		return err
 	case api.OpSignal:
-		return ses.s.signal(req.ID, req.Signal)
+		return ses.s.signal(req.ID, req.Signal, req.Family)
 	case api.OpPidfd, api.OpResize, api.OpReopenLog, api.OpAttach:
 	default:
 		return &api.Error{Stage: "frame", Text: fmt.Sprintf("unknown operation %q", req.Op)}

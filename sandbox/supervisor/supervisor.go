@@ -176,11 +176,14 @@ func (s *Supervisor) expected(id string, l *pending) {
 }
 
 // signal signals a process. A launch that is no process yet is called off by SIGKILL.
-func (s *Supervisor) signal(id string, n int) error {
+func (s *Supervisor) signal(id string, n int, family bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.processes[id]; p != nil {
 		p.killed = p.killed || n == int(syscall.SIGKILL)
+		if family && n == int(syscall.SIGKILL) {
+			return sys.KillFamily(p.pidfd, p.pid)
+		}
 		return p.signal(n)
 	}
 	if l := s.pending[id]; l != nil && n == int(syscall.SIGKILL) {
