@@ -136,14 +136,19 @@ func (c *Child) Executed() (warnings []string, err error) {
 	if pid == 0 || pidErr != nil {
 		return warnings, err
 	}
+	pidfd, openErr := sys.PidfdOpen(pid)
+	if err == nil && openErr != nil {
+		err = failed("init", openErr)
+	}
 	if err != nil {
+		// It may have been executed all the same, and have children by now.
+		if openErr == nil {
+			sys.KillFamily(pidfd, pid)
+			pidfd.Close()
+		}
 		syscall.Kill(pid, syscall.SIGKILL)
 		c.reap(pid)
 		return warnings, err
-	}
-	pidfd, err := sys.PidfdOpen(pid)
-	if err != nil {
-		return warnings, failed("init", err)
 	}
 	c.Pidfd.Close()
 	c.PID, c.Pidfd = pid, pidfd

@@ -155,7 +155,7 @@ func TestLateLaunch(t *testing.T) {
 		t.Errorf("exit = %+v; want SIGKILL", e)
 	}
 	for _, id := range []string{"held", "stuck"} {
-		exec(id, id+" exec sleep 1000")
+		exec(id, id+" setsid sleep 1000 & sleep 1000; true")
 		time.Sleep(200 * time.Millisecond) // until there is something to end
 		d.send(&api.Request{Op: api.OpSignal, ID: id, Signal: int(syscall.SIGKILL)})
 		if e := d.exit(id); e.Failed == "" {
