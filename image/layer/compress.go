@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
@@ -18,17 +19,80 @@ const maxZstdWindow = 128 << 20
 // Decompress returns the content of r, whose compression (gzip, zstd, none) is told from its first bytes: the media
 // type of a layer is what its registry claims. The reader must be closed; r is not.
 func Decompress(r io.Reader) (io.ReadCloser, error) {
-	return decompress(context.Background(), r, "")
+	return decompress(context.Background(), r, "", checked)
 }
 
 // DecompressWith is Decompress with a program for gzip ("" for ours), which is killed when ctx ends. The reader is a
 // *Program then. r is not read any more once that is closed. What comes out is for somebody who compares its digest: zstd's own
 // checksums, which say less, are not looked at.
 func DecompressWith(ctx context.Context, r io.Reader, program string) (io.ReadCloser, error) {
-	return decompress(ctx, r, program, zstd.IgnoreChecksum(true))
+	return decompress(ctx, r, program, unchecked)
 }
 
-func decompress(ctx context.Context, r io.Reader, program string, options ...zstd.DOption) (io.ReadCloser, error) {
+// zstdReaders are decoders that were used and are free, of either kind. They keep the window of their last frame, so that the next
+// layer need not have it made.
+type zstdReaders struct {
+	sync.Pool
+	options []zstd.DOption
+}
+
+var (
+	checked   = newZstdReaders()
+	unchecked = newZstdReaders(zstd.IgnoreChecksum(true))
+)
+
+func newZstdReaders(options ...zstd.DOption) *zstdReaders {
+	return &zstdReaders{options: append(options, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))}
+}
+
+// keptZstdWindow is the largest window that is worth keeping: what zstd has at its usual levels.
+const keptZstdWindow = 8 << 20
+
+// open returns a decoder of br, which begins with a frame.
+func (z *zstdReaders) open(br *bufio.Reader) (io.ReadCloser, error) {
+	var first zstd.Header
+	start, _ := br.Peek(zstd.HeaderMaxSize) // the reader meets the error again
+	keep := first.Decode(start) == nil && !first.Skippable && first.WindowSize <= keptZstdWindow
+	d, ok := z.Get().(*zstd.Decoder)
+	if ok {
+		if err := d.Reset(br); err != nil {
+			return nil, err
+		}
+	} else {
+		var err error
+		if d, err = zstd.NewReader(br, z.options...); err != nil {
+			return nil, err
+		}
+	}
+	return &zstdReader{d, z, keep}, nil
+}
+
+type zstdReader struct {
+	d    *zstd.Decoder // nil when it was closed
+	from *zstdReaders
+	keep bool
+}
+
+func (z *zstdReader) Read(p []byte) (int, error) {
+	if z.d == nil {
+		return 0, zstd.ErrDecoderClosed
+	}
+	return z.d.Read(p)
+}
+
+func (z *zstdReader) Close() error {
+	switch {
+	case z.d == nil:
+	case z.keep && z.d.Reset(nil) == nil:
+		z.from.Put(z.d)
+	default:
+		z.d.Close()
+	}
+	z.d = nil
+	return nil
+}
+
+func decompress(ctx context.Context, r io.Reader, program string, readers *zstdReaders) (io.ReadCloser, error) {
 	br := bufio.NewReaderSize(r, 128<<10)
 	magic, err := br.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -48,12 +112,11 @@ func decompress(ctx context.Context, r io.Reader, program string, options ...zst
 		}
 		return z, nil
 	case bytes.Equal(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}), isSkippable(magic):
-		options = append(options, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
-		z, err := zstd.NewReader(br, options...)
+		z, err := readers.open(br)
 		if err != nil {
 			return nil, fmt.Errorf("zstd: %w", err)
 		}
-		return z.IOReadCloser(), nil
+		return z, nil
 	}
 	return io.NopCloser(br), nil
 }
