@@ -135,36 +135,39 @@ func (s *Store) tryErofs() (err error) {
 			return err
 		}
 	}
-	m, err := s.mountProbe(filepath.Join(dir, imageFile))
+	m, tree, err := s.mountProbe(filepath.Join(dir, imageFile))
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	tree, err := openDirAt(m, "fs")
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
+	defer closeAll([]*os.File{tree, m})
 	if err := readProbe(tree); err != nil || s.copies {
 		return err
 	}
 	return overlayProbe(tree, dir)
 }
 
-func (s *Store) mountProbe(path string) (*os.File, error) {
+// mountProbe makes the image and mounts it. It returns the mount and the layer's tree in it.
+func (s *Store) mountProbe(path string) (m, tree *os.File, err error) {
 	archive, err := probeArchive()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer f.Close()
 	if _, err := s.unpackImage(context.Background(), archive, f, layer.ImageOptions{Plain: s.cfg.LayerCompression == CompressNone}); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return sys.MountErofs(f)
+	if m, err = sys.MountErofs(f); err != nil {
+		return nil, nil, err
+	}
+	if tree, err = openDirAt(m, "fs"); err != nil {
+		m.Close()
+		return nil, nil, err
+	}
+	return m, tree, nil
 }
 
 func readProbe(tree *os.File) error {
@@ -236,16 +239,11 @@ func (s *Store) tryMappedErofs(ns, below *os.File) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	m, err := s.mountProbe(filepath.Join(dir, imageFile))
+	m, tree, err := s.mountProbe(filepath.Join(dir, imageFile))
 	if err != nil {
 		return err
 	}
-	defer m.Close()
-	tree, err := openDirAt(m, "fs")
-	if err != nil {
-		return err
-	}
-	defer tree.Close()
+	defer closeAll([]*os.File{tree, m})
 	mapped, err := sys.CloneTree(tree, true, ns)
 	if err != nil {
 		return err

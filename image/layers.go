@@ -424,8 +424,10 @@ func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame i
 
 // sumImage reads an image to its end.
 func sumImage(ctx context.Context, f io.ReaderAt) (sum uint32, size int64, err error) {
+	buf := readAheadBufs.Get().(*[readAheadChunk]byte)
+	defer readAheadBufs.Put(buf)
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	size, err = io.CopyBuffer(struct{ io.Writer }{h}, contextReader{ctx, io.NewSectionReader(f, 0, math.MaxInt64)}, make([]byte, 256<<10))
+	size, err = io.CopyBuffer(struct{ io.Writer }{h}, contextReader{ctx, io.NewSectionReader(f, 0, math.MaxInt64)}, buf[:])
 	return h.Sum32(), size, err
 }
 

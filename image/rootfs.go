@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -73,8 +74,8 @@ func (s *Store) Rootfs(ctx context.Context, id, dir string, o RootfsOptions) (_ 
 
 // lowers are the directories of an overlay, top first.
 type lowers struct {
-	dirs  []*os.File
-	trees []*tree // those of dirs that are in a layer's image
+	dirs    []*os.File
+	closers []io.Closer // of dirs, each with what it is in
 	// plain: the first is all there is, and needs no overlay to be seen as it should be.
 	plain bool
 	// images: not all are on the file system of the store.
@@ -82,31 +83,33 @@ type lowers struct {
 }
 
 func (l *lowers) close() {
-	for _, t := range l.trees {
-		t.Close()
+	for _, c := range l.closers {
+		c.Close()
 	}
-	closeAll(l.dirs)
+}
+
+func (l *lowers) take(dir *os.File, closer io.Closer) {
+	l.dirs, l.closers = append(l.dirs, dir), append(l.closers, closer)
 }
 
 // add opens a directory, idmapped where asked.
 func (l *lowers) add(path string, userns *os.File) error {
 	f, err := openLower(path, userns)
 	if err == nil {
-		l.dirs = append(l.dirs, f)
+		l.take(f, f)
 	}
 	return err
 }
 
 func (l *lowers) addTree(t *tree, userns *os.File) error {
 	if userns == nil {
-		l.trees = append(l.trees, t)
-		l.dirs = append(l.dirs, t.File)
+		l.take(t.File, t)
 		return nil
 	}
 	defer t.Close()
 	f, err := sys.CloneTree(t.File, true, userns)
 	if err == nil {
-		l.dirs = append(l.dirs, f)
+		l.take(f, f)
 	}
 	return err
 }

@@ -363,25 +363,12 @@ func (s *Store) collectDamaged() error {
 
 func (s *Store) oldDamaged() []string {
 	found, _ := filepath.Glob(s.path("damaged", "*")) // fails for a bad pattern only
+	held := s.heldLayers()
 	return slices.DeleteFunc(found, func(path string) bool {
 		algo, rest, _ := strings.Cut(filepath.Base(path), "-")
 		hex, _, _ := strings.Cut(rest, "-")
-		return s.layerHeld(digest.Digest(algo + ":" + hex))
+		return held[digest.Digest(algo+":"+hex)]
 	})
-}
-
-// layerHeld tells whether a container holds an image with that layer.
-func (s *Store) layerHeld(id digest.Digest) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, ids := range s.holds {
-		for image := range ids {
-			if r := s.images[image]; r != nil && slices.Contains(r.layerIDs(), id) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // use counts on a layer, nil if it is not there; unuse gives it back.
