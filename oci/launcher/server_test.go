@@ -33,6 +33,16 @@ func children(t *testing.T) map[int]string {
 	return out
 }
 
+func openInit(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 // process is a workload without any isolation that prints the directory of its descriptors and its parent.
 func process(t *testing.T, init *os.File, s *Server) (p Process, out *os.File) {
 	t.Helper()
@@ -91,11 +101,7 @@ func TestServer(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("starts processes that are not dumpable (setresgid): needs root")
 	}
-	init, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer init.Close()
+	init := openInit(t)
 	p, out := process(t, init, nil)
 	want := runProcess(t, p, out) // started anew
 
@@ -165,11 +171,7 @@ func TestServersProveThemselves(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("starts processes that are not dumpable (setresgid): needs root")
 	}
-	init, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer init.Close()
+	init := openInit(t)
 	for i := range 30 {
 		s := &Server{}
 		if err := s.Warm(init); err != nil {

@@ -2,13 +2,11 @@ package launcher
 
 import (
 	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
-	"github.com/cri-shim/cri-shim/internal/testtools"
 )
 
 // standing waits for the init that stands by for processes with flags, and returns its PID.
@@ -33,11 +31,7 @@ func TestStandby(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("starts processes that are not dumpable (setresgid): needs root")
 	}
-	init, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer init.Close()
+	init := openInit(t)
 	p, out := process(t, init, nil)
 	want := runProcess(t, p, out)
 	s := &Server{}
@@ -123,11 +117,7 @@ func TestServerEndsWithAStandbyInTheMaking(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("starts processes that are not dumpable (setresgid): needs root")
 	}
-	init, err := os.Open(filepath.Join(testtools.Binaries(t), "cri-shim-init"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer init.Close()
+	init := openInit(t)
 	for i := range 12 {
 		s := &Server{}
 		if err := s.Warm(init); err != nil {
