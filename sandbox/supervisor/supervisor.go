@@ -175,7 +175,8 @@ func (s *Supervisor) expected(id string, l *pending) {
 	}
 }
 
-// signal signals a process. A launch that is no process yet is called off by SIGKILL.
+// signal signals a process, and with a SIGKILL to its family what it has started. A launch that is no process yet is called
+// off by SIGKILL.
 func (s *Supervisor) signal(id string, n int, family bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
