@@ -18,5 +18,6 @@ for v in ROUNDS=rounds CASES=cases PROGRAMS=programs SIZE=size; do
 done
 # As PID 1 of its namespace it takes everything with it, however it ends.
 # shellcheck disable=SC2016 # for the shell in the namespaces
-exec unshare --net --pid --fork --kill-child --mount-proc --mount --propagation private -- \
+trap 'find /sys/fs/cgroup -depth -type d -path "*/benchpull" -exec rmdir {} + 2> /dev/null || true' EXIT # the daemons' own
+unshare --net --pid --fork --kill-child --mount-proc --mount --propagation private -- \
   bash -c 'ip link set lo up && exec "$@"' bash .cache/bin/benchpull "${flags[@]}" "$@"
