@@ -56,6 +56,13 @@ func (g *gate) enter(ctx context.Context, size int64) error {
 	return context.Cause(ctx)
 }
 
+// vacant is how many more can enter at once.
+func (g *gate) vacant() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.free
+}
+
 func (g *gate) leave() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -362,7 +363,7 @@ func (s *Store) unpackInto(ctx context.Context, tmp string, in io.Reader, diff i
 		return false, err
 	}
 	defer frame.Close()
-	return unpackStream(ctx, in, diff, w.program, func(ctx context.Context, in io.Reader) error {
+	return s.unpackStream(ctx, in, diff, w.program, func(ctx context.Context, in io.Reader) error {
 		if w.format == LayerErofs {
 			return s.imageInto(ctx, tmp, in, frame, w.hurry, info)
 		}
@@ -484,7 +485,12 @@ func verified(ctx context.Context, blob *blobReader, in io.Reader, keep io.Write
 	return nil
 }
 
-func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, program string, unpack func(context.Context, io.Reader) error) (bool, error) {
+// spareProcessor tells whether fewer layers are made than there are processors.
+func (s *Store) spareProcessor() bool {
+	return s.cfg.MaxConcurrentDownloads-s.layers.gate.vacant() < runtime.GOMAXPROCS(0)
+}
+
+func (s *Store) unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, program string, unpack func(context.Context, io.Reader) error) (bool, error) {
 	z, err := layer.DecompressWith(ctx, raw, program)
 	if err != nil {
 		return false, err
@@ -494,7 +500,7 @@ func unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, program st
 	if !used {
 		in = decoded{z}
 	}
-	ahead := newReadAhead(in, diff)
+	ahead := newReadAhead(in, diff, s.spareProcessor)
 	err = unpack(ctx, ahead)
 	// A program that is stuck would not be done with its input.
 	if p, ok := z.(*layer.Program); ok && err != nil {
@@ -510,6 +516,15 @@ type decoded struct{ r io.Reader }
 func (d decoded) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return n, err
+}
+
+// WriteTo implements io.WriterTo: what the decompressor has in memory need not be copied.
+func (d decoded) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.Copy(w, d.r)
+	if err != nil {
 		err = fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	return n, err

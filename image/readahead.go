@@ -3,83 +3,78 @@ package image
 import (
 	"errors"
 	"io"
+	"iter"
 	"sync"
 )
 
-// readAhead decouples decompression from hashing, and both from unpacking: each has a CPU where there are that many.
+// readAhead gives what a source gives, and hashes it before. While others keep the processors busy, a piece is made when
+// it is asked for, and hashed and used while the processor's cache has it. From when a processor is free on, the source
+// runs ahead of the hash, and both ahead of the reader: each has a processor where there are that many.
 type readAhead struct {
-	hashed chan chunk
-	bufs   []*[readAheadChunk]byte
+	hash  io.Writer
+	spare func() bool // a processor is free
+
+	next   func() ([]byte, bool) // the source's next piece, valid until the one after it
+	end    func()
+	srcErr error // after the last piece
+
+	cur chunk // the reader's
+	err error
+
+	// Ahead of the reader:
+	hashed chan chunk // nil before
 	free   chan []byte
+	bufs   []*[readAheadChunk]byte
 	stop   chan struct{}
-	cur    chunk
-	err    error
-	filled chan struct{}
-	done   chan struct{}
+	work   sync.WaitGroup
 }
 
 type chunk struct {
 	buf, rest []byte
-	err       error
+	err       error // behind rest
 }
 
 const (
-	readAheadChunk  = 256 << 10
-	readAheadChunks = 5
+	readAheadChunk  = 128 << 10 // a block of zstd
+	readAheadChunks = 8
 )
 
 // readAheadBufs are used again by the next layer: the daemon's heap is small, and much garbage is collected often.
 var readAheadBufs = sync.Pool{New: func() any { return new([readAheadChunk]byte) }}
 
+var errReaderGone = errors.New("the reader is gone")
+
 // newReadAhead gives what r gives, to hash first. hash has all of it after close.
-func newReadAhead(r io.Reader, hash io.Writer) *readAhead {
-	a := &readAhead{
-		hashed: make(chan chunk, readAheadChunks), free: make(chan []byte, readAheadChunks),
-		stop: make(chan struct{}), filled: make(chan struct{}), done: make(chan struct{}),
-	}
-	for range readAheadChunks {
-		b := readAheadBufs.Get().(*[readAheadChunk]byte)
-		a.bufs = append(a.bufs, b)
-		a.free <- b[:]
-	}
-	full := make(chan chunk, readAheadChunks)
-	go a.fill(r, full)
-	go a.digest(hash, full)
+func newReadAhead(r io.Reader, hash io.Writer, spare func() bool) *readAhead {
+	a := &readAhead{hash: hash, spare: spare}
+	a.next, a.end = iter.Pull(func(yield func([]byte) bool) {
+		a.srcErr = eachPiece(r, yield)
+	})
 	return a
 }
 
-func (a *readAhead) fill(r io.Reader, full chan<- chunk) {
-	defer close(a.filled)
-	defer close(full)
-	for {
-		var buf []byte
-		select {
-		case buf = <-a.free:
-		case <-a.stop:
-			return
-		}
-		n, err := io.ReadFull(r, buf)
-		if errors.Is(err, io.ErrUnexpectedEOF) && n > 0 {
-			// Either the end, or an end too early: the next read tells.
-			err = nil
-		}
-		full <- chunk{buf, buf[:n], err} // there is room for all there are
-		if err != nil {
-			return
-		}
+// eachPiece calls yield with what r gives; if it can, in r's own memory.
+func eachPiece(r io.Reader, yield func([]byte) bool) error {
+	var buf []byte
+	if _, ok := r.(io.WriterTo); !ok {
+		b := readAheadBufs.Get().(*[readAheadChunk]byte)
+		defer readAheadBufs.Put(b)
+		buf = b[:]
 	}
+	_, err := io.CopyBuffer(yieldWriter(yield), r, buf)
+	if err == nil {
+		err = io.EOF
+	}
+	return err
 }
 
-// digest goes on to the end of what was filled, so that hash and reader are of one mind about what there was.
-func (a *readAhead) digest(hash io.Writer, full <-chan chunk) {
-	defer close(a.done)
-	for c := range full {
-		_, err := hash.Write(c.rest)
-		if c.err == nil {
-			c.err = err
-		}
-		a.hashed <- c
+type yieldWriter func([]byte) bool
+
+func (w yieldWriter) Write(p []byte) (int, error) {
+	if len(p) > 0 && !w(p) {
+		return 0, errReaderGone
 	}
+	return len(p), nil
 }
 
 func (a *readAhead) Read(p []byte) (int, error) {
@@ -90,7 +85,7 @@ func (a *readAhead) Read(p []byte) (int, error) {
 		if a.cur.buf != nil {
 			a.free <- a.cur.buf
 		}
-		a.cur = <-a.hashed
+		a.cur = a.take()
 		a.err = a.cur.err
 	}
 	n := copy(p, a.cur.rest)
@@ -98,12 +93,80 @@ func (a *readAhead) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+func (a *readAhead) take() chunk {
+	if a.hashed == nil && a.spare() {
+		a.goAhead()
+	}
+	if a.hashed != nil {
+		return <-a.hashed
+	}
+	p, ok := a.next()
+	if !ok {
+		return chunk{err: a.srcErr}
+	}
+	_, err := a.hash.Write(p)
+	return chunk{rest: p, err: err}
+}
+
+func (a *readAhead) goAhead() {
+	a.hashed = make(chan chunk, readAheadChunks)
+	a.free = make(chan []byte, readAheadChunks)
+	a.stop = make(chan struct{})
+	for range readAheadChunks {
+		b := readAheadBufs.Get().(*[readAheadChunk]byte)
+		a.bufs = append(a.bufs, b)
+		a.free <- b[:]
+	}
+	full := make(chan chunk, readAheadChunks)
+	a.work.Go(func() { a.fill(full) })
+	a.work.Go(func() { a.digest(full) })
+}
+
+// fill copies the pieces to chunks. The last one has the error, and perhaps nothing else.
+func (a *readAhead) fill(full chan<- chunk) {
+	defer close(full)
+	var piece []byte
+	for more := true; more; {
+		var c chunk
+		select {
+		case c.buf = <-a.free:
+		case <-a.stop:
+			return
+		}
+		n := 0
+		for n < len(c.buf) {
+			if len(piece) == 0 {
+				if piece, more = a.next(); !more {
+					c.err = a.srcErr
+					break
+				}
+			}
+			m := copy(c.buf[n:], piece)
+			piece, n = piece[m:], n+m
+		}
+		c.rest = c.buf[:n]
+		full <- c // there is room for all there are
+	}
+}
+
+// digest goes on to the end of what was filled, so that hash and reader are of one mind about what there was.
+func (a *readAhead) digest(full <-chan chunk) {
+	for c := range full {
+		if _, err := a.hash.Write(c.rest); err != nil {
+			c.err = err
+		}
+		a.hashed <- c
+	}
+}
+
 // close waits until the source is no longer read and the hash no longer written. Whoever makes the source's reads end
 // comes first. Nothing is read any more after it.
 func (a *readAhead) close() {
-	close(a.stop)
-	<-a.filled
-	<-a.done
+	if a.stop != nil {
+		close(a.stop)
+	}
+	a.work.Wait()
+	a.end()
 	for _, b := range a.bufs {
 		readAheadBufs.Put(b)
 	}

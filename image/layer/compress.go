@@ -80,6 +80,14 @@ func (z *zstdReader) Read(p []byte) (int, error) {
 	return z.d.Read(p)
 }
 
+// WriteTo implements io.WriterTo, for w to see the decoder's own memory.
+func (z *zstdReader) WriteTo(w io.Writer) (int64, error) {
+	if z.d == nil {
+		return 0, zstd.ErrDecoderClosed
+	}
+	return z.d.WriteTo(w)
+}
+
 func (z *zstdReader) Close() error {
 	switch {
 	case z.d == nil:
