@@ -6,9 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -47,11 +45,11 @@ type layerInfo struct {
 	CreatedAt time.Time `json:"createdAt"`
 }
 
-// imageInfo are the size of a layer's image and its CRC-32C, by which damage is found that nothing else would show: of times,
-// attributes, and what nobody reads.
+// imageInfo are the size of a layer's image and its erofs.Sum, by which damage is found that nothing else would show: of
+// times, attributes, and what nobody reads.
 type imageInfo struct {
 	Size int64  `json:"size"`
-	Sum  uint32 `json:"crc32c"`
+	Sum  uint64 `json:"sum"`
 }
 
 // Versions of layer.json: of a directory and of an image, which builds before it do not know and take for damaged.
@@ -413,23 +411,10 @@ func (s *Store) imageInto(ctx context.Context, tmp string, in io.Reader, frame i
 	if err != nil {
 		return err
 	}
-	sum, size, err := sumImage(ctx, f)
-	if err != nil {
-		return err
-	}
 	info.unpacked(res)
-	info.Version, info.Format, info.Image = layerVersionImage, LayerErofs, &imageInfo{Size: size, Sum: sum}
-	info.Size, info.Inodes = onDisk(size), 1 // of the store's file system
+	info.Version, info.Format, info.Image = layerVersionImage, LayerErofs, &imageInfo{Size: res.DiskSize, Sum: res.ImageSum}
+	info.Size, info.Inodes = onDisk(res.DiskSize), 1 // of the store's file system
 	return nil
-}
-
-// sumImage reads an image to its end.
-func sumImage(ctx context.Context, f io.ReaderAt) (sum uint32, size int64, err error) {
-	buf := readAheadBufs.Get().(*[readAheadChunk]byte)
-	defer readAheadBufs.Put(buf)
-	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
-	size, err = io.CopyBuffer(struct{ io.Writer }{h}, contextReader{ctx, io.NewSectionReader(f, 0, math.MaxInt64)}, buf[:])
-	return h.Sum32(), size, err
 }
 
 // contentError is an error of what is in a blob, which has the digest that it should have.

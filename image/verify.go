@@ -15,6 +15,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/cri-shim/cri-shim/image/erofs"
 	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/cri-shim/cri-shim/internal/sys"
 )
@@ -161,12 +162,15 @@ func verifyImage(ctx context.Context, path string, want *imageInfo) error {
 		return err
 	}
 	defer f.Close()
-	sum, size, err := sumImage(ctx, f)
+	buf := readAheadBufs.Get().(*[readAheadChunk]byte)
+	defer readAheadBufs.Put(buf)
+	var sum erofs.Sum
+	size, err := io.CopyBuffer(&sum, struct{ io.Reader }{contextReader{ctx, f}}, buf[:])
 	if err != nil {
 		return err
 	}
-	if size != want.Size || sum != want.Sum {
-		return fmt.Errorf("%s has %d bytes with CRC-32C %08x, and had %d with %08x: %w", filepath.Base(path), size, sum, want.Size, want.Sum, ErrDigest)
+	if got := sum.Sum64(); size != want.Size || got != want.Sum {
+		return fmt.Errorf("%s has %d bytes with sum %016x, and had %d with %016x: %w", filepath.Base(path), size, got, want.Size, want.Sum, ErrDigest)
 	}
 	return nil
 }

@@ -1,7 +1,9 @@
 package erofs
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 )
 
@@ -23,6 +25,7 @@ type buffers struct {
 	index []byte
 	body  []byte // header and index
 	tail  [blockSize]byte
+	old   [blockSize]byte
 }
 
 var pool = sync.Pool{New: func() any { return new(buffers) }}
@@ -40,9 +43,10 @@ type bin struct {
 type blocks struct {
 	f    File
 	b    *buffers
-	base int64 // what out begins with, in the file
-	n    int   // bytes in out, whole blocks
-	end  int64 // how far the file was written
+	base int64  // what out begins with, in the file
+	n    int    // bytes in out, whole blocks
+	end  int64  // how far the file was written
+	sum  uint64 // of the blocks that are not in memory
 	bins [nBins]bin
 	nb   int // bins in use
 }
@@ -63,9 +67,11 @@ func (s *blocks) flush() error {
 		if b := &s.bins[i]; !b.held {
 			b.held, b.dirty = true, false
 			copy(s.b.bins[i][:], s.b.out[b.off-s.base:][:blockSize])
+			s.sum -= sumOf(s.b.bins[i][:], b.off)
 		}
 	}
 	if s.n > 0 {
+		s.sum += sumOfAll(s.b.out[:s.n], s.base)
 		if err := s.writeAt(s.b.out[:s.n], s.base); err != nil {
 			return err
 		}
@@ -100,7 +106,13 @@ func (s *blocks) alloc(n int64) (int64, error) {
 		}
 		off := s.base
 		s.base += n * blockSize
-		return off, s.checkSize()
+		if err := s.checkSize(); err != nil {
+			return 0, err
+		}
+		for at := off; at < s.base; at += blockSize {
+			s.sum += sumOf(zeros[:], at)
+		}
+		return off, nil
 	}
 	b, err := s.room(int(n) * blockSize)
 	if err != nil {
@@ -194,7 +206,11 @@ func (s *blocks) open(off int64, used int) (int, error) {
 // settle writes a bin, if the file has not all of it.
 func (s *blocks) settle(i int) error {
 	b := &s.bins[i]
-	if !b.held || !b.dirty {
+	if !b.held {
+		return nil
+	}
+	s.sum += sumOf(s.b.bins[i][:], b.off)
+	if !b.dirty {
 		return nil
 	}
 	b.dirty = false
@@ -235,7 +251,7 @@ func (s *blocks) patch(data []byte, off int64) error {
 				}
 				n = min(len(data), n+blockSize)
 			}
-			if err := s.writeAt(data[:n], off); err != nil {
+			if err := s.rewrite(data[:n], off); err != nil {
 				return err
 			}
 		}
@@ -243,6 +259,24 @@ func (s *blocks) patch(data []byte, off int64) error {
 		off += int64(n)
 	}
 	return nil
+}
+
+// rewrite writes to blocks that are in the file.
+func (s *blocks) rewrite(data []byte, off int64) error {
+	for at, left := off, data; len(left) > 0; {
+		from := at % blockSize
+		old := s.b.old[:]
+		n, err := s.f.ReadAt(old, at-from)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("read image: %w", err)
+		}
+		clear(old[n:]) // a hole up to the end
+		s.sum -= sumOf(old, at-from)
+		n = copy(old[from:], left)
+		s.sum += sumOf(old, at-from)
+		left, at = left[n:], at+int64(n)
+	}
+	return s.writeAt(data, off)
 }
 
 // read is the opposite of patch.

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -59,7 +60,21 @@ func (tr tree) write(t testing.TB, f erofs.File, o erofs.Options) int64 {
 	if err != nil {
 		t.Fatalf("Close() = %v", err)
 	}
+	checkSum(t, w, f, n)
 	return n
+}
+
+// checkSum reads what w wrote, piece by piece.
+func checkSum(t testing.TB, w *erofs.Writer, f erofs.File, size int64) {
+	t.Helper()
+	var sum erofs.Sum
+	buf := make([]byte, 5*4096+17)
+	if n, err := io.CopyBuffer(struct{ io.Writer }{&sum}, struct{ io.Reader }{io.NewSectionReader(f, 0, size)}, buf); n != size || err != nil {
+		t.Fatalf("read the image: %d bytes of %d, %v", n, size, err)
+	}
+	if sum.Sum64() != w.Sum() {
+		t.Errorf("Sum() = %x; the sum of the file is %x", w.Sum(), sum.Sum64())
+	}
 }
 
 // writeTo writes everything but directories, of which it returns the root.

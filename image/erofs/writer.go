@@ -270,8 +270,12 @@ func (w *Writer) Close(root *Dir) (int64, error) {
 	if err := w.writeAt(w.b.block[:], 0); err != nil {
 		return 0, w.fail(err)
 	}
+	w.sum += sumOf(w.b.block[:], 0)
 	return w.size(), nil
 }
+
+// Sum is that of the image which Close has written: see the type Sum.
+func (w *Writer) Sum() uint64 { return w.sum }
 
 func (w *Writer) putSuper() {
 	clear(w.b.block[:superOffset])
@@ -296,7 +300,7 @@ func (w *Writer) putSuper() {
 	}
 	le.PutUint32(b[80:], incompat)
 	// The kernel's crc32c() does not invert its result.
-	le.PutUint32(b[4:], ^crc32.Checksum(b[:blockSize-superOffset], crc32.MakeTable(crc32.Castagnoli)))
+	le.PutUint32(b[4:], ^crc32.Checksum(b[:blockSize-superOffset], castagnoli))
 }
 
 // readFull is io.ReadFull, for which no bytes at all are too few as well.

@@ -43,8 +43,9 @@ type Options struct {
 
 // Result says what was unpacked.
 type Result struct {
-	TarSize   int64 // bytes of the tar stream
-	DiskSize  int64 // bytes on disk, in blocks of 4 KiB
+	TarSize   int64  // bytes of the tar stream
+	DiskSize  int64  // bytes on disk, in blocks of 4 KiB
+	ImageSum  uint64 // erofs.Sum of an image
 	Inodes    int64
 	Whiteouts int64
 	// Opaque: the layer hides everything below it (an opaque whiteout in its root).

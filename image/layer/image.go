@@ -46,5 +46,6 @@ func UnpackImage(ctx context.Context, r io.Reader, f *os.File, o ImageOptions) (
 	if res.DiskSize, res.Inodes, err = t.finish(ctx); err != nil {
 		return Result{}, fmt.Errorf("unpack layer: %w", err)
 	}
+	res.ImageSum = w.Sum()
 	return res, nil
 }
