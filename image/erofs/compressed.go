@@ -17,7 +17,7 @@ type clusters struct {
 	pos   int64  // of in[0] in the file
 	size  int64
 	plain bool // nothing was compressed so far
-	poor  int  // bytes that are not tried in a hurry: those before them lost less than a quarter
+	poor  int  // bytes that are not tried in a hurry: those before them kept more than poorKeeps
 	first uint32
 	used  uint32 // blocks
 
@@ -126,7 +126,7 @@ func (c *clusters) extent() (tail []byte, err error) {
 	c.plain = false
 	c.used += uint32(blocks)
 	c.poor = 0
-	if blocks*blockSize > n/4*3 {
+	if blocks*blockSize > n/16*poorKeeps {
 		c.poor = poorMax
 	}
 	return nil, c.add(clusterHead, n, w.take(blocks*blockSize), blocks)

@@ -17,8 +17,9 @@ const (
 	inlineMin = 256
 	// padMax is how much of an extent's last block may stay empty; for less the extent is made shorter.
 	padMax = 512
-	// poorMax is how much of a file stays as it is in a hurry, behind what did not shrink much.
-	poorMax = 256 << 10
+	// poorMax is how much of a file stays as it is in a hurry, behind what kept more than poorKeeps sixteenths of its size.
+	poorMax   = 256 << 10
+	poorKeeps = 11
 	// chunkMin is the least that a hole has.
 	chunkMin  = 64 << 10
 	maxChunks = 64 << 10
