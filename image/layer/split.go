@@ -26,25 +26,29 @@ import (
 // After the magic it is one zstd stream of records: a kind byte, a length (uvarint), and that many bytes. kindRaw is
 // followed by bytes of the tar stream; kindFile by a path below the root and then the file's size (uvarint). An archive may have
 // an entry twice; then the content of the first is put aside, and kindMoved has the path that it had and the number
-// (uvarint) under which it can be found from there on.
+// (uvarint) under which it can be found from there on. Most of a tar header is zeros: kindZeros is so many of them, and has
+// no bytes.
 const frameMagic = "cri-shim tar frame 1\n"
 
 const (
 	kindRaw   = 'R'
 	kindFile  = 'F'
 	kindMoved = 'M'
+	kindZeros = 'Z'
 )
 
 const (
-	maxRecord   = 64 << 10 // of raw bytes in one record
+	maxRecord   = 64 << 10 // of raw bytes or zeros in one record
+	minZeros    = 16       // so many, at least, are a record of their own
 	maxPathName = 8 << 10  // a directory of PATH_MAX and a name
 )
 
 // frameWriter records; all methods do nothing when it is nil.
 type frameWriter struct {
-	z   *zstd.Encoder
-	buf []byte
-	err error
+	z    *zstd.Encoder
+	buf  []byte
+	head []byte
+	err  error
 }
 
 func newFrameWriter(w io.Writer) (*frameWriter, error) {
@@ -58,7 +62,7 @@ func newFrameWriter(w io.Writer) (*frameWriter, error) {
 		f.z.Reset(w)
 		return f, nil
 	}
-	// Headers are alike: matches do it. Entropy coding would take as long again, for a tenth of what is saved.
+	// Headers are alike: matches do it. Entropy coding would take as long again, for a tenth of what they save.
 	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithWindowSize(512<<10), zstd.WithNoEntropyCompression(true))
 	if err != nil {
@@ -85,16 +89,54 @@ func (f *frameWriter) raw(p []byte) {
 }
 
 func (f *frameWriter) flush() {
-	if len(f.buf) > 0 {
-		f.record(kindRaw, f.buf)
-		f.buf = f.buf[:0]
+	for rest := f.buf; len(rest) > 0; {
+		from, to := findZeros(rest)
+		if from > 0 {
+			f.record(kindRaw, rest[:from])
+		}
+		if to > from {
+			f.begin(kindZeros, to-from)
+		}
+		rest = rest[to:]
 	}
+	f.buf = f.buf[:0]
+}
+
+// findZeros finds the first zeros of which there are minZeros from a multiple of eight on. Without any, both are the
+// length of b.
+func findZeros(b []byte) (from, to int) {
+	for from+minZeros <= len(b) && binary.LittleEndian.Uint64(b[from:])|binary.LittleEndian.Uint64(b[from+8:]) != 0 {
+		from += 8
+	}
+	if from+minZeros > len(b) {
+		return len(b), len(b)
+	}
+	to = from + minZeros
+	for from > 0 && b[from-1] == 0 {
+		from--
+	}
+	for to+8 <= len(b) && binary.LittleEndian.Uint64(b[to:]) == 0 {
+		to += 8
+	}
+	for to < len(b) && b[to] == 0 {
+		to++
+	}
+	return from, to
+}
+
+func (f *frameWriter) begin(kind byte, n int) {
+	f.head = binary.AppendUvarint(append(f.head[:0], kind), uint64(n))
+	f.write(f.head)
 }
 
 func (f *frameWriter) record(kind byte, p []byte) {
-	head := binary.AppendUvarint([]byte{kind}, uint64(len(p)))
-	f.write(head)
+	f.begin(kind, len(p))
 	f.write(p)
+}
+
+func (f *frameWriter) number(n int64) {
+	f.head = binary.AppendUvarint(f.head[:0], uint64(n))
+	f.write(f.head)
 }
 
 func (f *frameWriter) write(p []byte) {
@@ -109,7 +151,7 @@ func (f *frameWriter) file(path string, size int64) {
 	}
 	f.flush()
 	f.record(kindFile, []byte(path))
-	f.write(binary.AppendUvarint(nil, uint64(size)))
+	f.number(size)
 }
 
 func (f *frameWriter) moved(path string, n int64) {
@@ -118,7 +160,7 @@ func (f *frameWriter) moved(path string, n int64) {
 	}
 	f.flush()
 	f.record(kindMoved, []byte(path))
-	f.write(binary.AppendUvarint(nil, uint64(n)))
+	f.number(n)
 }
 
 func (f *frameWriter) close() error {
@@ -197,11 +239,14 @@ func readRecord(r *bufio.Reader, buf []byte) (record, error) {
 		return record{}, err
 	}
 	n, err := binary.ReadUvarint(r)
+	raw := kind == kindRaw || kind == kindZeros
 	switch {
 	case err != nil:
 		return record{}, noEOF(err)
-	case kind == kindRaw && n > maxRecord, kind != kindRaw && n > maxPathName:
+	case raw && n > maxRecord, !raw && n > maxPathName:
 		return record{}, fmt.Errorf("record of kind %q with %d bytes: %w", kind, n, ErrInvalid)
+	case kind == kindZeros:
+		return record{kind: kindRaw, raw: zeros[:n]}, nil
 	}
 	if _, err := io.ReadFull(r, buf[:n]); err != nil {
 		return record{}, noEOF(err)
