@@ -49,14 +49,14 @@ func TestMedian(t *testing.T) {
 	}
 }
 
-// TestReport: ratios are to the first program, and what was not measured is seen to be missing.
+// TestReport: ratios are to the first program in the same round, and what was not measured is seen to be missing.
 func TestReport(t *testing.T) {
 	var b strings.Builder
 	sec := func(n int) result {
 		return result{wall: time.Duration(n) * time.Second, synced: time.Minute, cpu: time.Second, written: 1e6, disk: int64(n) * 1e6}
 	}
-	report(&b, []benchCase{{name: "gzip"}}, []peer{{name: "a"}, {name: "b"}, {name: "c"}},
-		map[string][]result{"gzip/a": {sec(2), sec(2)}, "gzip/b": {sec(5)}})
+	report(&b, []benchCase{{name: "gzip"}}, []peer{{name: "a"}, {name: "b"}, {name: "c"}, {name: "d"}},
+		map[string][]result{"gzip/a": {sec(2), sec(4), sec(1)}, "gzip/b": {sec(5)}, "gzip/d": {sec(6), sec(4), sec(4)}})
 	fields := map[string]string{}
 	for line := range strings.Lines(b.String()) {
 		if f := strings.Fields(line); len(f) > 1 {
@@ -64,9 +64,10 @@ func TestReport(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"a": "2 2.00 1.00 60.00 1.00 1.00 1.00 1 1.00 2 1.00",
+		"a": "3 2.00 1.00 60.00 1.00 1.00 1.00 1 1.00 2 1.00",
 		"b": "1 5.00 2.50 60.00 1.00 1.00 1.00 1 1.00 5 2.50",
 		"c": "0 - - - - - - - - - -",
+		"d": "3 4.00 3.00 60.00 1.00 1.00 1.00 1 1.00 4 3.00",
 	} {
 		if fields[name] != want {
 			t.Errorf("report of %s = %q; want %q in\n%s", name, fields[name], want, b.String())
