@@ -216,7 +216,10 @@ func TestHostileCorpus(t *testing.T) {
 			h.put(t, r, "app")
 			s := openStore(t, t.TempDir(), func(c *Config) {
 				c.Snapshotter = try.snapshotter
-				c.ProgressTimeout, c.MaxLayerSize, c.MaxLayerEntries = 200*time.Millisecond, 8<<20, 1000
+				c.MaxLayerSize, c.MaxLayerEntries = 8<<20, 1000
+				if h.want == ErrStalled {
+					c.ProgressTimeout = 200 * time.Millisecond
+				}
 			})
 			ref := r.Host() + "/app:v1"
 			_, err := s.Pull(t.Context(), ref, nil, PullOptions{})
