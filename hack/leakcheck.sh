@@ -25,6 +25,7 @@ processes() {
     what=
     case $comm:$exe in
       cri-shim* | *:*cri-shim-* | *:*/cri-shim) what=ours ;;
+      systemd-udevd:* | *:/usr/bin/udevadm) ;; # the system's, which comes with devices and stays a while
       *)
         [[ ${fields[1]} != 1 || ${link[$pid/cwd]-}/ != "$root"/* ]] || what="an orphan in ${link[$pid/cwd]}"
         for space in pid mnt net; do
