@@ -2,17 +2,27 @@ package image
 
 import (
 	"context"
+	"runtime"
 	"slices"
 	"sync"
+	"syscall"
+	"time"
 )
 
 // gate bounds the layers that are fetched and unpacked at once, over all pulls. Small layers go before large ones that
 // wait: they are done before anyone notices, and an image of small layers does not wait behind someone else's large
 // one. The large ones go in the order in which they came.
+//
+// With enough of them inside to keep the processors busy, the next one is let in only when they are not, for those that take
+// turns on a processor take its cache from each other.
 type gate struct {
-	mu    sync.Mutex
-	free  int
-	queue []*ticket
+	enough int         // without a look at the processors; 0 is all
+	spare  func() bool // whether the processors were not busy since it was last asked
+
+	mu       sync.Mutex
+	in, free int
+	watched  bool
+	queue    []*ticket
 }
 
 type ticket struct {
@@ -20,15 +30,19 @@ type ticket struct {
 	turn chan struct{}
 }
 
-const smallLayer = 4 << 20 // bytes, compressed
+const (
+	smallLayer = 4 << 20                // bytes, compressed
+	gateWatch  = 100 * time.Millisecond // between two looks at the processors
+)
 
 func (g *gate) enter(ctx context.Context, size int64) error {
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
 	g.mu.Lock()
-	if g.free > 0 {
+	if g.free > 0 && len(g.queue) == 0 && (g.enough == 0 || g.in < g.enough) {
 		g.free--
+		g.in++
 		g.mu.Unlock()
 		return nil
 	}
@@ -40,6 +54,10 @@ func (g *gate) enter(ctx context.Context, size int64) error {
 		return 1
 	})
 	g.queue = slices.Insert(g.queue, at, t)
+	if g.free > 0 && !g.watched {
+		g.watched = true
+		go g.watch()
+	}
 	g.mu.Unlock()
 	select {
 	case <-t.turn:
@@ -56,11 +74,33 @@ func (g *gate) enter(ctx context.Context, size int64) error {
 	return context.Cause(ctx)
 }
 
-// vacant is how many more can enter at once.
-func (g *gate) vacant() int {
+// inside is how many have entered.
+func (g *gate) inside() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.free
+	return g.in
+}
+
+// watch lets those in that were not, as long as there are some and places for them.
+func (g *gate) watch() {
+	g.spare()
+	tick := time.NewTicker(gateWatch)
+	defer tick.Stop()
+	for range tick.C {
+		spare := g.spare()
+		g.mu.Lock()
+		if spare && len(g.queue) > 0 && g.free > 0 {
+			g.free--
+			g.in++
+			g.pass()
+		}
+		if len(g.queue) == 0 || g.free == 0 {
+			g.watched = false
+			g.mu.Unlock()
+			return
+		}
+		g.mu.Unlock()
+	}
 }
 
 func (g *gate) leave() {
@@ -73,8 +113,31 @@ func (g *gate) leave() {
 func (g *gate) next() {
 	if len(g.queue) == 0 {
 		g.free++
+		g.in--
 		return
 	}
+	g.pass()
+}
+
+// pass lets the first in the queue in. The caller holds mu, and has the place.
+func (g *gate) pass() {
 	close(g.queue[0].turn)
 	g.queue = slices.Delete(g.queue, 0, 1)
+}
+
+// sparer returns what tells whether this process left half of the processors unused since the last call. It is called
+// once at a time.
+func sparer() func() bool {
+	at, used := time.Now(), time.Duration(0)
+	return func() bool {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+			return true
+		}
+		now, cpu := time.Now(), time.Duration(u.Utime.Nano()+u.Stime.Nano())
+		most := now.Sub(at) * time.Duration(runtime.GOMAXPROCS(0))
+		spare := cpu-used < most/2
+		at, used = now, cpu
+		return spare
+	}
 }

@@ -472,7 +472,7 @@ func verified(ctx context.Context, blob *blobReader, in io.Reader, keep io.Write
 
 // spareProcessor tells whether fewer layers are made than there are processors.
 func (s *Store) spareProcessor() bool {
-	return s.cfg.MaxConcurrentDownloads-s.layers.gate.vacant() < runtime.GOMAXPROCS(0)
+	return s.layers.gate.inside() < runtime.GOMAXPROCS(0)
 }
 
 func (s *Store) unpackStream(ctx context.Context, raw io.Reader, diff io.Writer, program string, unpack func(context.Context, io.Reader) error) (bool, error) {

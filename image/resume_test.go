@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -280,6 +282,71 @@ func TestGate(t *testing.T) {
 	}
 	if err := g.enter(ctx, 1); !errors.Is(err, gone) {
 		t.Errorf("enter with an ended context = %v; want its cause", err)
+	}
+}
+
+// TestGateProcessors: more than enough are only let in while processors are not busy, and as many as there are places.
+func TestGateProcessors(t *testing.T) {
+	var spare atomic.Bool
+	g := &gate{free: 3, enough: 1, spare: spare.Load}
+	entered := make(chan struct{}, 5)
+	for range 5 {
+		go func() {
+			if err := g.enter(t.Context(), 1); err == nil {
+				entered <- struct{}{}
+			}
+		}()
+	}
+	inside := func(want int) {
+		t.Helper()
+		for range want {
+			select {
+			case <-entered:
+			case <-time.After(10 * time.Second):
+				t.Fatalf("%d are inside; want %d more", g.inside(), want)
+			}
+		}
+		select {
+		case <-entered:
+			t.Fatalf("%d are inside; want one less", g.inside())
+		case <-time.After(5 * gateWatch):
+		}
+	}
+	inside(1)
+	spare.Store(true)
+	inside(2)
+	spare.Store(false)
+	for range 5 {
+		g.leave()
+	}
+	inside(2)
+	if n := g.inside(); n != 0 || g.free != 3 {
+		t.Errorf("in the end %d are inside and %d places are free; want none and 3", n, g.free)
+	}
+}
+
+// TestSparer: a process that waits leaves processors, one that counts does not.
+func TestSparer(t *testing.T) {
+	spare := sparer()
+	spare()
+	time.Sleep(50 * time.Millisecond)
+	if !spare() {
+		t.Error("nothing was done, and no processor is spare")
+	}
+	var done atomic.Bool
+	var work sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		work.Go(func() {
+			for n := 0; !done.Load(); n++ {
+			}
+		})
+	}
+	defer work.Wait()
+	defer done.Store(true)
+	for end := time.Now().Add(10 * time.Second); spare(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Skip("other processes have the processors")
+		}
 	}
 }
 

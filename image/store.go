@@ -31,6 +31,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -109,7 +110,7 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Log,
-		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{free: cfg.MaxConcurrentDownloads}},
+		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{free: cfg.MaxConcurrentDownloads, enough: max(2, runtime.GOMAXPROCS(0)), spare: sparer()}},
 		pulls:  pullGroup{m: map[string]*pullCall{}},
 		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{}, claims: map[string][]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),
