@@ -28,7 +28,7 @@ type Config struct {
 	// credentials for registries and mirrors. A client's own come first. Default /etc/cri-shim/auth.d.
 	RegistryAuth []string
 	// MaxConcurrentDownloads bounds the layers that are fetched and unpacked at once, over all pulls. Default: the
-	// number of CPUs, at least 3.
+	// number of CPUs, at least 3. While the CPUs are busy with it, there are as many as CPUs, at least 2.
 	MaxConcurrentDownloads int
 	// Platform is what images are chosen for. Default: this machine's.
 	Platform *ocispec.Platform
