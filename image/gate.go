@@ -16,13 +16,14 @@ import (
 // With enough of them inside to keep the processors busy, the next one is let in only when they are not, for those that take
 // turns on a processor take its cache from each other.
 type gate struct {
-	enough int         // without a look at the processors; 0 is all
+	max    int
+	enough int         // without a look at the processors; at most max
 	spare  func() bool // whether the processors were not busy since it was last asked
 
-	mu       sync.Mutex
-	in, free int
-	watched  bool
-	queue    []*ticket
+	mu      sync.Mutex
+	in      int
+	watched bool
+	queue   []*ticket
 }
 
 type ticket struct {
@@ -40,8 +41,7 @@ func (g *gate) enter(ctx context.Context, size int64) error {
 		return err
 	}
 	g.mu.Lock()
-	if g.free > 0 && len(g.queue) == 0 && (g.enough == 0 || g.in < g.enough) {
-		g.free--
+	if g.in < g.enough && len(g.queue) == 0 {
 		g.in++
 		g.mu.Unlock()
 		return nil
@@ -54,7 +54,7 @@ func (g *gate) enter(ctx context.Context, size int64) error {
 		return 1
 	})
 	g.queue = slices.Insert(g.queue, at, t)
-	if g.free > 0 && !g.watched {
+	if g.in < g.max && !g.watched {
 		g.watched = true
 		go g.watch()
 	}
@@ -87,20 +87,22 @@ func (g *gate) watch() {
 	tick := time.NewTicker(gateWatch)
 	defer tick.Stop()
 	for range tick.C {
-		spare := g.spare()
-		g.mu.Lock()
-		if spare && len(g.queue) > 0 && g.free > 0 {
-			g.free--
-			g.in++
-			g.pass()
-		}
-		if len(g.queue) == 0 || g.free == 0 {
-			g.watched = false
-			g.mu.Unlock()
+		if !g.admit(g.spare()) {
 			return
 		}
-		g.mu.Unlock()
 	}
+}
+
+// admit lets one more in, if a processor is spare, and tells whether there are others to watch for.
+func (g *gate) admit(spare bool) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if spare && len(g.queue) > 0 && g.in < g.max {
+		g.in++
+		g.pass()
+	}
+	g.watched = len(g.queue) > 0 && g.in < g.max
+	return g.watched
 }
 
 func (g *gate) leave() {
@@ -112,7 +114,6 @@ func (g *gate) leave() {
 // next gives a place to the first in the queue. The caller holds mu.
 func (g *gate) next() {
 	if len(g.queue) == 0 {
-		g.free++
 		g.in--
 		return
 	}

@@ -500,17 +500,18 @@ type decoded struct{ r io.Reader }
 
 func (d decoded) Read(p []byte) (int, error) {
 	n, err := d.r.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		err = fmt.Errorf("%w: %w", ErrInvalid, err)
-	}
-	return n, err
+	return n, undecoded(err)
 }
 
 // WriteTo implements io.WriterTo: what the decompressor has in memory need not be copied.
 func (d decoded) WriteTo(w io.Writer) (int64, error) {
 	n, err := io.Copy(w, d.r)
-	if err != nil {
-		err = fmt.Errorf("%w: %w", ErrInvalid, err)
+	return n, undecoded(err)
+}
+
+func undecoded(err error) error {
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
 	}
-	return n, err
+	return fmt.Errorf("%w: %w", ErrInvalid, err)
 }

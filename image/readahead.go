@@ -18,14 +18,14 @@ type readAhead struct {
 	end    func()
 	srcErr error // after the last piece
 
-	cur chunk // the reader's
-	err error
+	cur  chunk // the reader's
+	err  error
+	stop chan struct{}
 
 	// Ahead of the reader:
 	hashed chan chunk // nil before
 	free   chan []byte
 	bufs   []*[readAheadChunk]byte
-	stop   chan struct{}
 	work   sync.WaitGroup
 }
 
@@ -46,7 +46,7 @@ var errReaderGone = errors.New("the reader is gone")
 
 // newReadAhead gives what r gives, to hash first. hash has all of it after close.
 func newReadAhead(r io.Reader, hash io.Writer, spare func() bool) *readAhead {
-	a := &readAhead{hash: hash, spare: spare}
+	a := &readAhead{hash: hash, spare: spare, stop: make(chan struct{})}
 	a.next, a.end = iter.Pull(func(yield func([]byte) bool) {
 		a.srcErr = eachPiece(r, yield)
 	})
@@ -111,7 +111,6 @@ func (a *readAhead) take() chunk {
 func (a *readAhead) goAhead() {
 	a.hashed = make(chan chunk, readAheadChunks)
 	a.free = make(chan []byte, readAheadChunks)
-	a.stop = make(chan struct{})
 	for range readAheadChunks {
 		b := readAheadBufs.Get().(*[readAheadChunk]byte)
 		a.bufs = append(a.bufs, b)
@@ -162,9 +161,7 @@ func (a *readAhead) digest(full <-chan chunk) {
 // close waits until the source is no longer read and the hash no longer written. Whoever makes the source's reads end
 // comes first. Nothing is read any more after it.
 func (a *readAhead) close() {
-	if a.stop != nil {
-		close(a.stop)
-	}
+	close(a.stop)
 	a.work.Wait()
 	a.end()
 	for _, b := range a.bufs {

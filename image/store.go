@@ -110,7 +110,9 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	}
 	s := &Store{
 		cfg: cfg, log: cfg.Log,
-		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{free: cfg.MaxConcurrentDownloads, enough: max(2, runtime.GOMAXPROCS(0)), spare: sparer()}},
+		layers: layerSet{m: map[digest.Digest]*layerEntry{}, gate: gate{
+			max: cfg.MaxConcurrentDownloads, enough: min(cfg.MaxConcurrentDownloads, max(2, runtime.GOMAXPROCS(0))), spare: sparer(),
+		}},
 		pulls:  pullGroup{m: map[string]*pullCall{}},
 		images: map[digest.Digest]*record{}, views: map[digest.Digest]*Image{}, names: map[string]digest.Digest{}, claims: map[string][]digest.Digest{},
 		holds: map[string]map[digest.Digest]struct{}{}, sweep: make(chan struct{}, 1),

@@ -165,7 +165,7 @@ func verifyImage(ctx context.Context, path string, want *imageInfo) error {
 	buf := readAheadBufs.Get().(*[readAheadChunk]byte)
 	defer readAheadBufs.Put(buf)
 	var sum erofs.Sum
-	size, err := io.CopyBuffer(&sum, struct{ io.Reader }{contextReader{ctx, f}}, buf[:])
+	size, err := io.CopyBuffer(&sum, contextReader{ctx, f}, buf[:])
 	if err != nil {
 		return err
 	}

@@ -16,8 +16,8 @@ for v in ROUNDS=rounds CASES=cases PROGRAMS=programs SIZE=size; do
   name=${v%=*}
   [ -z "${!name-}" ] || flags+=("-${v#*=}" "${!name}")
 done
+trap 'find /sys/fs/cgroup -depth -type d -path "*/benchpull" -exec rmdir {} + 2> /dev/null || true' EXIT # the daemons' own
 # As PID 1 of its namespace it takes everything with it, however it ends.
 # shellcheck disable=SC2016 # for the shell in the namespaces
-trap 'find /sys/fs/cgroup -depth -type d -path "*/benchpull" -exec rmdir {} + 2> /dev/null || true' EXIT # the daemons' own
 unshare --net --pid --fork --kill-child --mount-proc --mount --propagation private -- \
   bash -c 'ip link set lo up && exec "$@"' bash .cache/bin/benchpull "${flags[@]}" "$@"

@@ -69,7 +69,7 @@ func checkSum(t testing.TB, w *erofs.Writer, f erofs.File, size int64) {
 	t.Helper()
 	var sum erofs.Sum
 	buf := make([]byte, 5*4096+17)
-	if n, err := io.CopyBuffer(struct{ io.Writer }{&sum}, struct{ io.Reader }{io.NewSectionReader(f, 0, size)}, buf); n != size || err != nil {
+	if n, err := io.CopyBuffer(&sum, io.NewSectionReader(f, 0, size), buf); n != size || err != nil {
 		t.Fatalf("read the image: %d bytes of %d, %v", n, size, err)
 	}
 	if sum.Sum64() != w.Sum() {
