@@ -81,7 +81,7 @@ type extractor struct {
 	t     tree
 	root  int // of t
 	opts  Options
-	tr    *tar.Reader
+	in    *entries
 	raw   *rawReader
 	frame *frameWriter
 	res   Result
@@ -123,7 +123,7 @@ func unpackInto(ctx context.Context, r io.Reader, t tree, root int, o Options) (
 	}
 	raw := &rawReader{r: r, frame: frame, limit: o.MaxSize}
 	x := &extractor{
-		ctx: ctx, t: t, root: root, opts: o, tr: tar.NewReader(raw), raw: raw, frame: frame,
+		ctx: ctx, t: t, root: root, opts: o, in: &entries{raw: raw}, raw: raw, frame: frame,
 		cache: map[string]int{}, hidden: map[string]struct{}{}, marks: map[string]bool{},
 		implied: map[string]struct{}{".": {}}, dirTimes: map[string]dirTimes{},
 	}
@@ -148,7 +148,7 @@ func (x *extractor) run() error {
 		if err := x.ctx.Err(); err != nil {
 			return context.Cause(x.ctx)
 		}
-		hdr, err := x.tr.Next()
+		hdr, err := x.in.next()
 		if errors.Is(err, io.EOF) {
 			break
 		}
@@ -385,7 +385,7 @@ func (x *extractor) writeFile(hdr *tar.Header, fd, parent int, base, name string
 		x.raw.payload = true
 		defer func() { x.raw.payload = false }()
 	}
-	disk, err := x.t.write(x.ctx, fd, parent, base, attrsOf(hdr), hdr.Size, x.tr)
+	disk, err := x.t.write(x.ctx, fd, parent, base, attrsOf(hdr), hdr.Size, x.in)
 	x.res.DiskSize += disk
 	return err
 }
