@@ -8,8 +8,9 @@ import (
 )
 
 const (
-	// outSize is what is written at once, nearly: contents are appended up to what the next block may take.
-	outSize = 512 << 10
+	// outSize is what is written at once, nearly: contents are appended up to what the next block may take. More would have
+	// left the processor's own cache before the kernel reads it.
+	outSize = 96 << 10
 	inSize  = 256 << 10
 	nBins   = 8
 )
@@ -46,9 +47,11 @@ type blocks struct {
 	base int64  // what out begins with, in the file
 	n    int    // bytes in out, whole blocks
 	end  int64  // how far the file was written
-	sum  uint64 // of the blocks that are not in memory
-	bins [nBins]bin
-	nb   int // bins in use
+	sum  uint64 // of the blocks that are not in memory, and of those that are summed
+	// summed are the blocks in out that stay as they are. They were summed as they came, while the processor had them at hand.
+	summed [outSize / blockSize]bool
+	bins   [nBins]bin
+	nb     int // bins in use
 }
 
 func (s *blocks) size() int64 { return s.base + int64(s.n) }
@@ -71,7 +74,12 @@ func (s *blocks) flush() error {
 		}
 	}
 	if s.n > 0 {
-		s.sum += sumOfAll(s.b.out[:s.n], s.base)
+		for at := 0; at < s.n; at += blockSize {
+			if !s.summed[at/blockSize] {
+				s.sum += sumOf(s.b.out[at:at+blockSize], s.base+int64(at))
+			}
+		}
+		clear(s.summed[:])
 		if err := s.writeAt(s.b.out[:s.n], s.base); err != nil {
 			return err
 		}
@@ -91,11 +99,15 @@ func (s *blocks) room(n int) ([]byte, error) {
 	return s.b.out[s.n:], nil
 }
 
-// take makes the next bytes of out part of the image: whole blocks. It returns the number of the first.
+// take makes the next bytes of out part of the image: whole blocks, which stay as they are. It returns the number of
+// the first.
 func (s *blocks) take(n int) uint32 {
-	block := s.size() >> blockBits
-	s.n += n
-	return uint32(block)
+	off := s.size()
+	s.sum += sumOfAll(s.b.out[s.n:s.n+n], off)
+	for end := s.n + n; s.n < end; s.n += blockSize {
+		s.summed[s.n/blockSize] = true
+	}
+	return uint32(off >> blockBits)
 }
 
 // alloc takes blocks that are zero, or, where they are more than fit, a hole.
@@ -120,7 +132,7 @@ func (s *blocks) alloc(n int64) (int64, error) {
 	}
 	clear(b[:n*blockSize])
 	off := s.size()
-	s.take(int(n) * blockSize)
+	s.n += int(n) * blockSize
 	return off, s.checkSize()
 }
 

@@ -92,7 +92,7 @@ func (c *clusters) extent() (tail []byte, err error) {
 		return c.plainTail(len(in))
 	}
 	w.b.lz4.hurry = w.hurry != nil && w.hurry()
-	if n := min(len(in), c.poor) &^ (blockSize - 1); n > 0 && !last && w.b.lz4.hurry {
+	if n := min(len(in), c.poor, outSize) &^ (blockSize - 1); n > 0 && !last && w.b.lz4.hurry {
 		c.poor -= n
 		return c.stay(n)
 	}

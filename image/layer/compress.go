@@ -101,7 +101,7 @@ func (z *zstdReader) Close() error {
 }
 
 func decompress(ctx context.Context, r io.Reader, program string, readers *zstdReaders) (io.ReadCloser, error) {
-	br := bufio.NewReaderSize(r, 128<<10)
+	br := bufio.NewReaderSize(r, 32<<10) // more is read past it, to where it goes
 	magic, err := br.Peek(4)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
