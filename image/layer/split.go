@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/cri-shim/cri-shim/internal/sys"
@@ -20,32 +21,37 @@ import (
 // The frame file of a layer keeps what its tar stream had besides the contents of its files: headers, padding, and
 // the end of the archive, byte by byte. With the unpacked tree it gives the tar stream back, so that a layer can be
 // exported under its own diff ID although neither the compressed nor the uncompressed blob is kept. It is the idea of
-// tar-split, without that library's fork of archive/tar: Go's reader takes no more from its source than it uses, so
-// the bytes can be recorded below it.
+// tar-split, without that library's fork of archive/tar: entries, like Go's reader, takes no more from its source than it
+// uses, so the bytes can be recorded below it.
 //
-// After the magic it is one zstd stream of records: a kind byte, a length (uvarint), and that many bytes. kindRaw is
-// followed by bytes of the tar stream; kindFile by a path below the root and then the file's size (uvarint). An archive may have
-// an entry twice; then the content of the first is put aside, and kindMoved has the path that it had and the number
-// (uvarint) under which it can be found from there on. Most of a tar header is zeros: kindZeros is so many of them, and has
-// no bytes.
-const frameMagic = "cri-shim tar frame 1\n"
+// After the magic it is one S2 stream of records (earlier builds wrote zstd): a kind byte, a length (uvarint), and that
+// many bytes. kindRaw is followed by bytes of the tar stream; kindFile by a path below the root and then the file's size
+// (uvarint). An archive may have an entry twice; then the content of the first is put aside, and kindMoved has the path that
+// it had and the number (uvarint) under which it can be found from there on. Most of a tar header is zeros: kindZeros is so
+// many of them, and has no bytes. kindEnd, with no bytes either, is the last; zstd has an end of its own.
+const (
+	frameMagic     = "cri-shim tar frame 2\n"
+	frameMagicZstd = "cri-shim tar frame 1\n"
+)
 
 const (
 	kindRaw   = 'R'
 	kindFile  = 'F'
 	kindMoved = 'M'
 	kindZeros = 'Z'
+	kindEnd   = 'E'
 )
 
 const (
 	maxRecord   = 64 << 10 // of raw bytes or zeros in one record
 	minZeros    = 16       // so many, at least, are a record of their own
 	maxPathName = 8 << 10  // a directory of PATH_MAX and a name
+	frameBlock  = 64 << 10 // what is compressed at once
 )
 
 // frameWriter records; all methods do nothing when it is nil.
 type frameWriter struct {
-	z    *zstd.Encoder
+	z    *s2.Writer
 	buf  []byte
 	head []byte
 	err  error
@@ -62,12 +68,8 @@ func newFrameWriter(w io.Writer) (*frameWriter, error) {
 		f.z.Reset(w)
 		return f, nil
 	}
-	// Headers are alike: matches do it. Entropy coding would take as long again, for a tenth of what they save.
-	z, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithWindowSize(512<<10), zstd.WithNoEntropyCompression(true))
-	if err != nil {
-		return nil, err
-	}
+	// Headers are alike: matches do it.
+	z := s2.NewWriter(w, s2.WriterConcurrency(1), s2.WriterBlockSize(frameBlock))
 	return &frameWriter{z: z, buf: make([]byte, 0, maxRecord)}, nil
 }
 
@@ -168,6 +170,7 @@ func (f *frameWriter) close() error {
 		return nil
 	}
 	f.flush()
+	f.begin(kindEnd, 0)
 	if err := errors.Join(f.err, f.z.Close()); err != nil {
 		return err
 	}
@@ -204,11 +207,7 @@ type record struct {
 
 func readFrame(ctx context.Context, frame io.Reader, visit func(record) error) error {
 	br := bufio.NewReader(frame)
-	magic := make([]byte, len(frameMagic))
-	if _, err := io.ReadFull(br, magic); err != nil || string(magic) != frameMagic {
-		return fmt.Errorf("not a frame file: %w", errors.Join(ErrInvalid, err))
-	}
-	z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+	z, ends, err := openFrame(br)
 	if err != nil {
 		return err
 	}
@@ -220,16 +219,35 @@ func readFrame(ctx context.Context, frame io.Reader, visit func(record) error) e
 			return context.Cause(ctx)
 		}
 		rec, err := readRecord(r, buf)
-		if errors.Is(err, io.EOF) {
+		switch {
+		case rec.kind == kindEnd, errors.Is(err, io.EOF) && !ends:
 			return nil
-		}
-		if err == nil {
+		case err == nil:
 			err = visit(rec)
+		default:
+			err = noEOF(err)
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// openFrame returns the records of a frame file. ends: with one of kindEnd.
+func openFrame(br *bufio.Reader) (z io.ReadCloser, ends bool, err error) {
+	magic := make([]byte, len(frameMagic))
+	_, err = io.ReadFull(br, magic)
+	switch string(magic) {
+	case frameMagic:
+		return io.NopCloser(s2.NewReader(br, s2.ReaderMaxBlockSize(frameBlock))), true, nil
+	case frameMagicZstd:
+		d, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow))
+		if err != nil {
+			return nil, false, err
+		}
+		return d.IOReadCloser(), false, nil
+	}
+	return nil, false, fmt.Errorf("not a frame file: %w", errors.Join(ErrInvalid, noEOF(err)))
 }
 
 // readRecord returns io.EOF at the end, and only there.
@@ -254,6 +272,8 @@ func readRecord(r *bufio.Reader, buf []byte) (record, error) {
 	rec := record{kind: kind, raw: buf[:n]}
 	switch kind {
 	case kindRaw:
+		return rec, nil
+	case kindEnd:
 		return rec, nil
 	case kindFile, kindMoved:
 		rec.path = string(buf[:n])

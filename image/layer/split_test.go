@@ -2,8 +2,12 @@ package layer
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
 	"testing"
+
+	"github.com/klauspost/compress/s2"
+	"github.com/klauspost/compress/zstd"
 )
 
 // TestFrameZeros: zeros of any number at any place come back, and cost next to nothing.
@@ -42,5 +46,33 @@ func TestFrameZeros(t *testing.T) {
 	})
 	if err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
 		t.Errorf("%d bytes came back, of %d, %v", got.Len(), want.Len(), err)
+	}
+}
+
+// TestFrameOfEarlierBuilds: what was zstd is read.
+func TestFrameOfEarlierBuilds(t *testing.T) {
+	needRoot(t)
+	stream := makeTar(t, file("a", "hello"), dir("b", 0o755), file("b/c", "world"))
+	var frame bytes.Buffer
+	root, _, err := unpack(t, stream, Options{Frame: &frame})
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, err := io.ReadAll(s2.NewReader(bytes.NewReader(frame.Bytes()[len(frameMagic):])))
+	if err != nil {
+		t.Fatal(err)
+	}
+	records, ended := bytes.CutSuffix(records, []byte{kindEnd, 0})
+	if !ended {
+		t.Fatalf("the records end with %q", records[max(0, len(records)-10):])
+	}
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := z.EncodeAll(records, []byte(frameMagicZstd))
+	var got bytes.Buffer
+	if err := Reassemble(t.Context(), &got, bytes.NewReader(old), rootFile(t, root), nil); err != nil || !bytes.Equal(got.Bytes(), stream) {
+		t.Errorf("%d bytes came back, of %d, %v", got.Len(), len(stream), err)
 	}
 }
