@@ -46,10 +46,11 @@ type progress struct {
 	done   int
 	bytes  int64
 
-	came     atomic.Int64 // bytes of layers, from the network or a partial download
-	network  atomic.Int64 // of them, those from the network
-	waited   atomic.Int64 // ns that layers waited for the network
-	building atomic.Int64 // ns that layers were in the making, waiting included
+	came     atomic.Int64  // bytes of layers, from the network or a partial download
+	total    *atomic.Int64 // of all pulls: bytes from the network
+	network  atomic.Int64  // of them, those from the network
+	waited   atomic.Int64  // ns that layers waited for the network
+	building atomic.Int64  // ns that layers were in the making, waiting included
 }
 
 type stageTime struct {
@@ -78,9 +79,9 @@ func (p *progress) result(err error) PullResult {
 	return r
 }
 
-func newProgress(ref string) *progress {
+func newProgress(ref string, total *atomic.Int64) *progress {
 	now := time.Now()
-	return &progress{ref: ref, start: now, stages: []stageTime{{stageResolve, now}}}
+	return &progress{ref: ref, start: now, total: total, stages: []stageTime{{stageResolve, now}}}
 }
 
 func (p *progress) enter(stage string) {
@@ -121,6 +122,7 @@ func (p *progress) read(n int, since time.Time, host string) {
 	}
 	p.came.Add(int64(n))
 	p.network.Add(int64(n))
+	p.total.Add(int64(n))
 	p.mu.Lock()
 	p.host = host
 	p.mu.Unlock()
@@ -186,6 +188,9 @@ func (p *progress) attrs() []any {
 	}
 	return out
 }
+
+// Fetched is the number of bytes of layers that pulls got from registries since Open, those that go on included.
+func (s *Store) Fetched() int64 { return s.fetched.Load() }
 
 // Pulls are those that go on, the oldest first: all, or those of one reference.
 func (s *Store) Pulls(_ context.Context, ref string) ([]PullProgress, error) {

@@ -50,6 +50,9 @@ func TestPullProgress(t *testing.T) {
 		got.Host != r.Host() || got.Rate <= 0 || got.Reference != ref {
 		t.Errorf("Pulls() = %+v; want one of two layers done, and %d bytes expected", got, p.Layers[1].Size)
 	}
+	if n, want := s.Fetched(), p.Layers[0].Size+300<<10; n != want {
+		t.Errorf("Fetched() = %d in the pull; want %d", n, want)
+	}
 	if other, err := s.Pulls(t.Context(), r.Host()+"/base:v1"); err != nil || len(other) != 0 {
 		t.Errorf("Pulls() of another image = %+v, %v; want none", other, err)
 	}

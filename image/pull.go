@@ -69,7 +69,7 @@ func pullKey(named reference.Named, auth *Auth, o PullOptions) string {
 }
 
 func (s *Store) pull(ctx context.Context, named reference.Named, auth *Auth, w wants) (_ []*Image, err error) {
-	seen := newProgress(named.String())
+	seen := newProgress(named.String(), &s.fetched)
 	defer s.watch(seen)()
 	if s.cfg.Pulled != nil {
 		defer func() { s.cfg.Pulled(seen.result(err)) }()

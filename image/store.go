@@ -35,6 +35,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -80,6 +81,7 @@ type Store struct {
 	viewUse map[digest.Digest]FSInfo
 	// progress is of the pulls that go on.
 	progress map[*progress]struct{}
+	fetched  atomic.Int64
 	// partials are the blobs whose download is being put aside.
 	partials map[digest.Digest]bool
 

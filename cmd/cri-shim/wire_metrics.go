@@ -28,7 +28,6 @@ type nodeMetrics struct {
 	pulls     *metric.Counts
 	pullTime  *metric.Histogram
 	pullPhase *metric.Counts
-	pullBytes *metric.Counts
 	cni       *metric.Counts
 	cniTime   *metric.Histogram
 }
@@ -51,8 +50,6 @@ func newNodeMetrics() *nodeMetrics {
 	m.pulls = s.Counts("cri_shim_image_pulls_total", "Pulls from registries that have ended, by result.", "result")
 	m.pullTime = s.Histogram("cri_shim_image_pull_duration_seconds", "How long pulls took that ended well.", pullBounds)
 	m.pullPhase = s.Counts("cri_shim_image_pull_phase_seconds_total", "Where the time of pulls went, failed ones included.", "phase")
-	m.pullBytes = s.Counts("cri_shim_image_pull_bytes_total", "Bytes of layers that came from registries.")
-	m.pullBytes.Add(0)
 	m.cni = s.Counts("cri_shim_cni_operations_total", "Operations of the pod network, by name and result.", "op", "result")
 	m.cniTime = s.Histogram("cri_shim_cni_operation_duration_seconds", "How long operations of the pod network took.", cniBounds, "op")
 	return m
@@ -75,7 +72,6 @@ func (m *nodeMetrics) pulled(r image.PullResult) {
 	for phase, took := range map[string]time.Duration{"resolve": r.Resolve, "fetch": r.Fetch, "unpack": r.Unpack, "commit": r.Commit} {
 		m.pullPhase.Add(took.Seconds(), phase)
 	}
-	m.pullBytes.Add(float64(r.Bytes))
 }
 
 // pullResult is a word for how a pull ended.
@@ -120,6 +116,9 @@ func (m *nodeMetrics) watch(p *parts) {
 			return 0
 		}
 		return float64(len(all))
+	})
+	s.Value("cri_shim_image_pull_bytes_total", metric.Counter, "Bytes of layers that have come from registries.", func() float64 {
+		return float64(p.store.Fetched())
 	})
 	s.Value("cri_shim_images", metric.Gauge, "Images.", func() float64 { return float64(len(p.store.List())) })
 	store := func() image.FSInfo {
