@@ -197,8 +197,13 @@ func (sv *server) reply(pid int, errno unix.Errno) unix.Errno {
 // a workload could run that nobody knows of: the server may die between the two.
 func (s *setup) executing(name string) error {
 	const wait, limit = 1e5, 5e9 // nanoseconds
-	for waited := 0; s.server != nil && int32(atomic.LoadUint32(s.server.told)-s.server.forks) < 0; waited += wait {
-		if waited >= limit {
+	var begin, now unix.Timespec
+	for s.server != nil && int32(atomic.LoadUint32(s.server.told)-s.server.forks) < 0 {
+		unix.ClockGettime(unix.CLOCK_MONOTONIC, &now)
+		if begin.Nano() == 0 {
+			begin = now
+		}
+		if now.Nano()-begin.Nano() >= limit {
 			return text("the server died before it told the parent of this process")
 		}
 		unix.Nanosleep(&unix.Timespec{Nsec: wait}, nil)

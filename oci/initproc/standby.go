@@ -3,6 +3,7 @@ package initproc
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -80,6 +81,10 @@ func (sv *server) standBy(flags uint64) error {
 		syscall.Exit(1)
 	}
 	unix.Close(serverSocket)
+	// Who sends a request knows of the fork, even if the server died before it said so.
+	for told := atomic.LoadUint32(sv.told); int32(told-sv.forks) < 0; told = atomic.LoadUint32(sv.told) {
+		atomic.CompareAndSwapUint32(sv.told, told, sv.forks)
+	}
 	return nil
 }
 
