@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/cri-shim/cri-shim/image/layer"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -211,25 +212,15 @@ func isArtifact(desc ocispec.Descriptor, c ocispec.Image, cerr error) bool {
 	return cerr != nil || len(c.RootFS.DiffIDs) == 0
 }
 
-// tarBlock is the size of a tar stream's header.
-const tarBlock = 512
-
 // isTar tells whether a tar stream may begin so: with a header whose checksum is right (POSIX.1, pax, "ustar Interchange
 // Format").
 func isTar(b []byte) bool {
-	const at, size = 148, 8 // of the checksum, which counts as blanks
-	if len(b) < tarBlock {
+	if len(b) < layer.TarBlock {
 		return false
 	}
-	sum := int64(size * ' ')
-	for i, c := range b[:tarBlock] {
-		if i < at || i >= at+size {
-			sum += int64(c)
-		}
-	}
-	text := strings.Trim(string(b[at:at+size]), " \x00")
+	text := strings.Trim(string(b[148:156]), " \x00")
 	want, err := strconv.ParseInt(text, 8, 64)
-	return err == nil && want == sum
+	return err == nil && want == layer.TarChecksum((*[layer.TarBlock]byte)(b))
 }
 
 // linkFiles makes dir/files with the names of those parts that are files, and tells whether there are any. The parts are
@@ -380,7 +371,7 @@ func (r *record) noRootfs() error {
 func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layerJob, w way, info *layerInfo) (err error) {
 	info.Part = &partInfo{ID: j.id, Blob: j.desc.Digest}
 	head := bufio.NewReaderSize(b, 64<<10)
-	begin, _ := head.Peek(tarBlock) // its error comes again
+	begin, _ := head.Peek(layer.TarBlock) // its error comes again
 	unpack := j.part.kind == partTar || j.part.kind == partAuto && j.key == nil && isTar(begin)
 	var keep *os.File
 	if j.key != nil || unpack && !isTar(begin) {
@@ -395,7 +386,7 @@ func (s *Store) partInto(ctx context.Context, tmp string, b *blobReader, j layer
 	use := func(ctx context.Context, in io.Reader) (err error) {
 		if j.key != nil && j.part.kind == partAuto {
 			plain := bufio.NewReaderSize(in, 64<<10)
-			begin, _ := plain.Peek(tarBlock)
+			begin, _ := plain.Peek(layer.TarBlock)
 			in, unpack = plain, isTar(begin)
 		}
 		if !unpack {

@@ -23,6 +23,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/hack/registry"
+	"github.com/cri-shim/cri-shim/image/layer"
 )
 
 func addArtifact(t testing.TB, r *registry.Server, repo, tag string, blobs ...registry.Blob) registry.Pushed {
@@ -636,7 +637,7 @@ func FuzzParts(f *testing.F) {
 
 // FuzzIsTar: a header whose checksum is wrong is none.
 func FuzzIsTar(f *testing.F) {
-	f.Add(registry.Files(map[string]string{"f": "x"}).Tar[:tarBlock])
+	f.Add(registry.Files(map[string]string{"f": "x"}).Tar[:layer.TarBlock])
 	f.Add([]byte("hello"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if !isTar(b) {
@@ -644,7 +645,7 @@ func FuzzIsTar(f *testing.F) {
 		}
 		c := slices.Clone(b)
 		c[0]++
-		if len(b) < tarBlock || isTar(c) {
+		if len(b) < layer.TarBlock || isTar(c) {
 			t.Errorf("isTar(%q) = true, and with another first byte too", b)
 		}
 	})

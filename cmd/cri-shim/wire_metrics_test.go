@@ -46,11 +46,11 @@ func TestMetricsAreDocumented(t *testing.T) {
 
 func TestPullsAreCounted(t *testing.T) {
 	m := newNodeMetrics()
-	m.pulled(image.PullResult{Took: 2 * time.Second, Resolve: time.Second, Fetch: time.Second / 2, Bytes: 100})
+	m.pulled(image.PullResult{Took: 2 * time.Second, Resolve: time.Second, Fetch: time.Second / 2})
 	for _, err := range []error{
 		fmt.Errorf("pull: %w", image.ErrNotFound), image.ErrDenied, syscall.ENOSPC, context.Canceled, image.ErrAbandoned, io.ErrUnexpectedEOF,
 	} {
-		m.pulled(image.PullResult{Err: err, Bytes: 1})
+		m.pulled(image.PullResult{Err: err})
 	}
 	m.called("Version", "OK", false, time.Millisecond)
 	m.called("GetContainerEvents", "Unavailable", true, time.Hour)

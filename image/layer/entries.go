@@ -14,7 +14,7 @@ import (
 // package looks at each byte of a header several times, which was a thirtieth of what a pull costs.
 type entries struct {
 	raw  *rawReader
-	blk  [tarBlock]byte
+	blk  [TarBlock]byte
 	hdr  tar.Header // of a plain entry
 	left int64      // of its content
 	// tr has the current entry, if that is not plain. It reads the one behind a sparse entry too, for only it
@@ -23,7 +23,8 @@ type entries struct {
 	sparse bool
 }
 
-const tarBlock = 512
+// TarBlock is the length of a tar header, and of what a tar stream is made of.
+const TarBlock = 512
 
 // next returns the next entry's header, valid until the one after it, and the errors of tar.Reader.Next.
 func (e *entries) next() (*tar.Header, error) {
@@ -53,7 +54,7 @@ func (e *entries) skip() error {
 	if _, err := io.Copy(io.Discard, struct{ io.Reader }{e}); err != nil {
 		return err
 	}
-	pad := e.blk[:-e.raw.n&(tarBlock-1)]
+	pad := e.blk[:-e.raw.n&(TarBlock-1)]
 	for len(pad) > 0 {
 		n, err := e.raw.Read(pad)
 		if pad = pad[n:]; err != nil && (len(pad) > 0 || !errors.Is(err, io.EOF)) {
@@ -106,7 +107,7 @@ func (e *entries) plain() bool {
 	h.ModTime = time.Unix(number(b[136:148]), 0)
 	number(b[329:337]) // numbers of a device, which this is none of
 	number(b[337:345])
-	if !ok || sum != checksum(b) {
+	if !ok || sum != TarChecksum(b) {
 		return false
 	}
 	switch h.Typeflag {
@@ -132,11 +133,11 @@ func cString(b []byte) string {
 	return string(b)
 }
 
-// checksum is the sum of a header's bytes, with spaces for those of the checksum itself.
-func checksum(b *[tarBlock]byte) int64 {
+// TarChecksum is the sum of a header's bytes, with spaces for those of the checksum itself.
+func TarChecksum(b *[TarBlock]byte) int64 {
 	const even = 0x00ff00ff00ff00ff
 	sum := uint64(0) // four of 16 bits each
-	for i := 0; i < tarBlock; i += 8 {
+	for i := 0; i < TarBlock; i += 8 {
 		v := binary.LittleEndian.Uint64(b[i:])
 		sum += v&even + v>>8&even
 	}

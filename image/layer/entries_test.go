@@ -60,9 +60,9 @@ func whole(r io.Reader) io.Reader { return r }
 
 // sign gives each block that may be a header the checksum that it should have.
 func sign(stream []byte) {
-	for b := stream; len(b) >= tarBlock; b = b[tarBlock:] {
+	for b := stream; len(b) >= TarBlock; b = b[TarBlock:] {
 		if string(b[257:262]) == "ustar" {
-			copy(b[148:156], fmt.Sprintf("%06o\x00 ", checksum((*[tarBlock]byte)(b))))
+			copy(b[148:156], fmt.Sprintf("%06o\x00 ", TarChecksum((*[TarBlock]byte)(b))))
 		}
 	}
 }
@@ -70,7 +70,7 @@ func sign(stream []byte) {
 func TestPlainEntries(t *testing.T) {
 	all := []entry{
 		file("a", "hello"), dir("d/", 0o755), link(tar.TypeSymlink, "d/l", "../a"), link(tar.TypeLink, "d/h", "a"), file("empty", ""),
-		file("whole-blocks", strings.Repeat("x", 2*tarBlock)), file(strings.Repeat("p/", 60)+"prefix", "text"),
+		file("whole-blocks", strings.Repeat("x", 2*TarBlock)), file(strings.Repeat("p/", 60)+"prefix", "text"),
 		{tar.Header{Name: "owned", Typeflag: tar.TypeReg, Mode: 0o7777, Uid: 0o7777777, Gid: 1, Uname: "u", Gname: "g"}, "x"},
 	}
 	for i := range all {
@@ -125,7 +125,7 @@ func TestEntriesAsLibrary(t *testing.T) {
 		"name not ASCII":      set(0, "n\xffm"),
 		"prefix":              set(345, "before"),
 		"prefix full":         set(345, strings.Repeat("p", 155)),
-		"zero block inside":   plain(func(b []byte) { clear(b[2*tarBlock : 3*tarBlock]) }),
+		"zero block inside":   plain(func(b []byte) { clear(b[2*TarBlock : 3*TarBlock]) }),
 	}
 	// Of a block of content the map of the sparse file has five bytes. The first two entries let it be one that is not read.
 	unused := plain(func(b []byte) {
@@ -135,9 +135,9 @@ func TestEntriesAsLibrary(t *testing.T) {
 		copy(b[386:], "00000000000\x0000000000005\x00")
 		copy(b[483:], "00000000005\x00")
 	})
-	streams["sparse with more"] = slices.Concat(plain(func([]byte) {})[:4*tarBlock], unused)
+	streams["sparse with more"] = slices.Concat(plain(func([]byte) {})[:4*TarBlock], unused)
 	bad := plain(func([]byte) {})
-	bad[2*tarBlock]++
+	bad[2*TarBlock]++
 	streams["checksum"] = bad
 	if gnutar, err := exec.LookPath("tar"); err == nil {
 		sparse := filepath.Join(t.TempDir(), "sparse")
@@ -153,7 +153,7 @@ func TestEntriesAsLibrary(t *testing.T) {
 				t.Logf("no sparse file: tar: %v", err)
 				continue
 			}
-			streams["sparse "+format] = slices.Concat(plain(func([]byte) {})[:4*tarBlock], out)
+			streams["sparse "+format] = slices.Concat(plain(func([]byte) {})[:4*TarBlock], out)
 		}
 	}
 	for name, stream := range streams {

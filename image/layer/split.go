@@ -271,9 +271,7 @@ func readRecord(r *bufio.Reader, buf []byte) (record, error) {
 	}
 	rec := record{kind: kind, raw: buf[:n]}
 	switch kind {
-	case kindRaw:
-		return rec, nil
-	case kindEnd:
+	case kindRaw, kindEnd:
 		return rec, nil
 	case kindFile, kindMoved:
 		rec.path = string(buf[:n])
